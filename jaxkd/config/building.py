@@ -1,0 +1,116 @@
+"""Builds the objects of a checked config: the one place where gin acts."""
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gin
+
+from jaxkd import errors
+from jaxkd.config import registry, values
+from jaxkd.config.resolved import Resolved
+from jaxkd.config.values import Reference
+from jaxkd.errors import ConfigError, JaxkdError
+
+_LOCK = threading.RLock()
+_DECLARED: dict[str, Any] = {}  # what gin knows, by selector
+_ORIGINALS = "jaxkd.originals"
+_CALL = re.compile(r"'(?P<name>\w+)'.*?(?: in scope '(?P<scope>.*)')?$", re.M)
+
+
+def build(resolved: Resolved) -> Any:
+  """Returns the object that a checked config describes.
+
+  gin reads no file here: it gets the checked statements as one text, with
+  macros replaced and every name in full, and its bindings are cleared before
+  and after.
+
+  Args:
+    resolved: A checked config.
+
+  Raises:
+    ConfigError: If a class refuses its values, with the line that binds them.
+  """
+  scope, _, name = resolved.root.rpartition("/")
+  with _LOCK, _clean_gin():
+    try:
+      gin.parse_config(_gin_text(resolved))
+      _declare(name)
+      with gin.config_scope(scope.split("/") if scope else None):
+        return gin.get_configurable(registry.entry(name).selector)()
+    except RecursionError:
+      raise ConfigError(
+        f"{resolved.file}:1: objects and values nest too deep"
+      ) from None
+    except Exception as e:  # gin wraps whatever a constructor raises
+      raise _located(e, resolved) from e
+
+
+@contextlib.contextmanager
+def _clean_gin() -> Iterator[None]:
+  gin.clear_config()
+  try:
+    yield
+  finally:
+    gin.clear_config()
+
+
+def _gin_text(resolved: Resolved) -> str:
+  """Returns the used bindings as gin reads them."""
+  used = [b for b in resolved.winners.values() if b.label in resolved.used]
+  definitions = {b.name: b.value for b in used if b.is_macro}
+  lines = []
+  for binding in used:
+    if binding.is_macro:
+      continue
+    label = f"{values.scoped(binding.scope, _declare(binding.name))}"
+    value = values.inline(binding.value, definitions)
+    lines.append(f"{label}.{binding.parameter} = {values.text(value, _refer)}")
+  return "\n".join(lines)
+
+
+def _refer(reference: Reference) -> str:
+  if reference.called:
+    return f"@{values.scoped(reference.scope, _declare(reference.name))}()"
+  return f"@{_declare_original(reference.name)}()"
+
+
+def _declare(name: str) -> str:
+  """Makes a registered object known to gin; returns its full name there."""
+  entry = registry.entry(name)
+  if _DECLARED.get(entry.selector) is not entry.obj:
+    gin.external_configurable(entry.obj, name=name, module=entry.module)
+    _DECLARED[entry.selector] = entry.obj
+  return entry.selector
+
+
+def _declare_original(name: str) -> str:
+  """Makes `@name` give the object itself; gin would give a wrapper of it."""
+  selector, obj = f"{_ORIGINALS}.{name}", registry.entry(name).obj
+  if _DECLARED.get(selector) is not obj:
+    gin.external_configurable(lambda: obj, name=name, module=_ORIGINALS)
+    _DECLARED[selector] = obj
+  return selector
+
+
+def _located(error: Exception, resolved: Resolved) -> JaxkdError:
+  """Returns an error of a constructor with the place of its bindings."""
+  message, *calls = str(error).split("\n  In call to configurable ")
+  message = message.split("\n  No values supplied by Gin")[0]
+  place, label = f"{resolved.file}:1", ""
+  call = _CALL.match(calls[0]) if calls else None
+  if call:
+    name, scope = call["name"], call["scope"] or ""
+    label = f"{values.scoped(scope, name)}: "
+    bound = [
+      binding
+      for prefix in reversed(values.prefixes(scope))
+      for binding in resolved.winners.values()
+      if (binding.scope, binding.name) == (prefix, name)
+    ]
+    place = bound[0].place if bound else place
+  bases = type(error).__mro__  # gin raises a subclass made for the occasion
+  kind = next((c for c in bases if vars(errors).get(c.__name__) is c), None)
+  return (kind or ConfigError)(f"{place}: {label}{message}")

@@ -1,0 +1,12 @@
+"""Data: one source a file; `pipeline` turns a source into a stream of batches.
+
+A batch is a dict of arrays with a leading axis B: the entries of the source
+(`image`, `audio`, ...), `label` int32 [B], `index` int32 [B] (the example's
+number inside its split) and `mask` float32 [B] (1 real, 0 padding).
+"""
+
+from jaxkd.data.av_digits import AVDigits
+from jaxkd.data.av_mnist import AVMNIST
+from jaxkd.data.source import ArraySource, Splits, Task
+
+__all__ = ["AVDigits", "AVMNIST", "ArraySource", "Splits", "Task"]

@@ -1,0 +1,401 @@
+"""Experiments: a method, a task and a budget, over seeds, in a workdir."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxkd import config, report
+from jaxkd.data import pipeline
+from jaxkd.data.source import Task
+from jaxkd.errors import ConfigError, Preempted
+from jaxkd.evaluation import classification, fidelity, statistics
+from jaxkd.method import Method, usage
+from jaxkd.parallel import Mesh, Placement
+from jaxkd.training import files
+from jaxkd.training.loop import Predictor, Trainer
+from jaxkd.training.phase import Settings, Stop
+from jaxkd.training.program import Programs
+from jaxkd.training.progress import Progress
+from jaxkd.training.progress import progress as make_progress
+from jaxkd.training.workdir import Workdir, environment
+
+MAIN = "main"
+logger = logging.getLogger("jaxkd")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A method on a task, with controls on the same seeds and splits.
+
+  Attributes:
+    method: what is studied.
+    task: data and classes.
+    controls: other methods beside it, by label.
+    seeds: each gives a split, an initialisation and an order of examples.
+    settings: how runs are executed.
+    mesh: on how many devices.
+  """
+
+  method: Method
+  task: Task
+  controls: Mapping[str, Method] = dataclasses.field(default_factory=dict)
+  seeds: tuple[int, ...] = (0,)
+  settings: Settings = dataclasses.field(default_factory=Settings)
+  mesh: Mesh = dataclasses.field(default_factory=Mesh)
+
+  def __post_init__(self):
+    """Checks the seeds and the labels."""
+    seeds = tuple(self.seeds)
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+      raise ConfigError(
+        f"Experiment.seeds={seeds}: expected different numbers from 0 on"
+      )
+    object.__setattr__(self, "seeds", seeds)
+    if MAIN in self.controls:
+      raise ConfigError(
+        f"Experiment.controls: the label {MAIN!r} is the method's own"
+      )
+
+  @property
+  def methods(self) -> dict[str, Method]:
+    """The method, under the label `main`, and the controls."""
+    return {MAIN: self.method, **self.controls}
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What a workdir belongs to: everything but the seeds."""
+    return {
+      field.name: config.describe(getattr(self, field.name))
+      for field in dataclasses.fields(self)
+      if field.name != "seeds"
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A finished experiment.
+
+  Attributes:
+    workdir: its folder.
+    summary: the content of summary.json.
+  """
+
+  workdir: Path
+  summary: Mapping[str, Any]
+
+  def rows(self) -> list[dict[str, str]]:
+    """Test accuracy of every predictor: mean and 95% interval over seeds."""
+    metrics = self.summary["metrics"]
+    return [
+      {
+        "network": name.removesuffix("/accuracy"),
+        "test accuracy": interval_text(values),
+        "seeds": str(len(values)),
+      }
+      for name, values in metrics.items()
+      if name.endswith("/accuracy")
+    ]
+
+  def table(self) -> str:
+    """The rows as a Markdown table."""
+    return report.table(self.rows())
+
+  def shares(self) -> str:
+    """Routing shares on the test split, in one line; empty without a gate."""
+    routes = {
+      name.removeprefix("route/"): np.mean(values)
+      for name, values in self.summary["metrics"].items()
+      if name.startswith("route/")
+    }
+    parts = (f"{name} {share:.0%}" for name, share in routes.items())
+    return "routing: " + ", ".join(parts) if routes else ""
+
+  def plot(self) -> dict[str, Path]:
+    """Draws the report; returns its files by name."""
+    return report.build(self.workdir)
+
+
+def interval_text(values: Sequence[float]) -> str:
+  """Percent: "71.3 [70.1, 72.5]", or the mean alone for one seed."""
+  mean, low, high = statistics.mean_interval(values)
+  text = f"{100 * mean:.1f}"
+  return text if np.isnan(low) else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def fit(
+  method: Method,
+  task: Task,
+  *,
+  workdir: str | Path | None = None,
+  **options: Any,
+) -> Result:
+  """Trains and evaluates a method, and resumes in a workdir that has begun.
+
+  Args:
+    method: the method.
+    task: the task.
+    workdir: the run directory; a new temporary one by default.
+    **options: further fields of `Experiment`: controls, seeds, settings, mesh.
+
+  Returns:
+    The result.
+  """
+  if workdir is None:
+    workdir = tempfile.mkdtemp(prefix="jaxkd-")
+    logger.info("workdir %s", workdir)
+  return run(Experiment(method=method, task=task, **options), workdir)
+
+
+def run(
+  experiment: Experiment,
+  workdir: str | Path,
+  *,
+  config_text: str = "",
+  command: str = "",
+  store: Path | None = None,
+  show: Callable[..., Progress] = make_progress,
+  stop: Stop | None = None,
+) -> Result:
+  """Runs or resumes an experiment.
+
+  Args:
+    experiment: what to run.
+    workdir: the run directory; absent, empty, or this experiment's.
+    config_text: the operative gin text, kept in the workdir.
+    command: the command line, kept in the workdir.
+    store: folder of finished phases that several experiments share.
+    show: makes the progress of a phase.
+    stop: what asks for a stop.
+
+  Returns:
+    The result, as in summary.json.
+
+  Raises:
+    JaxkdError: see `jaxkd.errors`; the workdir can be resumed.
+  """
+  began = time.monotonic()
+  identity = experiment.identity
+  with Workdir.open(
+    workdir,
+    kind="experiment",
+    digest=config.digest(identity),
+    describe=identity,
+  ) as opened:
+    files.write_text(opened.config, config_text)
+    files.write_text(opened.command, command + "\n")
+    files.write_json(opened.environment, environment())
+    runs = _Runs(experiment, opened, store=store, show=show, stop=stop)
+    metrics = runs.metrics(runs.evaluation)
+    previous = files.read_json(opened.summary, default={})
+    seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
+    summary = runs.summary(metrics, seconds)
+    if {**previous, "wall_seconds": 0} != {**summary, "wall_seconds": 0}:
+      files.write_json(opened.summary, summary)
+    return Result(opened.root, summary)
+
+
+def evaluate(experiment: Experiment, workdir: str | Path) -> Result:
+  """Evaluates the networks of a finished run again; writes nothing.
+
+  Args:
+    experiment: what was run.
+    workdir: its run directory.
+
+  Returns:
+    The result, its metrics measured now.
+
+  Raises:
+    RefusedInput: the folder is no workdir, or a phase is not finished.
+  """
+  opened = Workdir.read(workdir)
+  runs = _Runs(experiment, opened)
+  metrics = runs.metrics(functools.partial(runs.measured, train=False))
+  summary = files.read_json(opened.summary)
+  return Result(opened.root, {**summary, "metrics": metrics})
+
+
+class _Runs:
+  """The runs of an experiment: every method with every seed."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    workdir: Workdir,
+    *,
+    store: Path | None = None,
+    show: Callable[..., Progress] = make_progress,
+    stop: Stop | None = None,
+  ):
+    self._experiment, self._workdir = experiment, workdir
+    self._splits = functools.lru_cache(maxsize=1)(experiment.task.splits)
+    placement = Placement(experiment.mesh)
+    self._options = {
+      "batch_size": experiment.task.batch_size,
+      "settings": experiment.settings,
+      "placement": placement,
+      "store": store,
+      "show": show,
+      "stop": stop or Stop(),
+    }
+    self._predictors = {
+      label: Predictor(
+        method, placement, experiment.settings.evaluation_batch_size
+      )
+      for label, method in experiment.methods.items()
+    }
+    self._programs = {
+      label: Programs(method) for label, method in experiment.methods.items()
+    }
+
+  def metrics(
+    self, evaluation: Callable[[str, int], dict[str, Any]]
+  ) -> dict[str, list[float]]:
+    """Flat metrics over seeds, from the evaluation of a label and seed."""
+    metrics: dict[str, list[float]] = {}
+    for label in self._predictors:
+      prefix = "" if label == MAIN else f"{label}/"
+      for seed in self._experiment.seeds:
+        for name, value in _flat(evaluation(label, seed)).items():
+          metrics.setdefault(prefix + name, []).append(value)
+    return metrics
+
+  def evaluation(self, label: str, seed: int) -> dict[str, Any]:
+    """The stored evaluation, made first if it is not there."""
+    path = self._workdir.run(label, seed).evaluation
+    if not path.exists():
+      files.write_json(path, self.measured(label, seed))
+    return files.read_json(path)
+
+  def measured(
+    self, label: str, seed: int, *, train: bool = True
+  ) -> dict[str, Any]:
+    """Trains what is not trained yet and evaluates it on the test split."""
+    splits = self._splits(seed)
+    fitted = Trainer(
+      method=self._experiment.methods[label],
+      splits=splits,
+      seed=seed,
+      run=self._workdir.run(label, seed),
+      programs=self._programs[label],
+      **self._options,
+    ).fit(train=train)
+    return measure(
+      self._predictors[label], fitted, splits.test, self._experiment.task
+    )
+
+  def summary(
+    self, metrics: Mapping[str, list[float]], seconds: float
+  ) -> dict[str, Any]:
+    """The content of summary.json."""
+    experiment, described = self._experiment, environment()
+    train = self._splits(experiment.seeds[0]).train
+    batch = next(pipeline.batches(train, experiment.task.batch_size))
+    return {
+      "method": type(experiment.method).__name__,
+      "task": experiment.task.name,
+      "seeds": list(experiment.seeds),
+      "metrics": metrics,
+      "params": count_params(experiment.method, batch),
+      "wall_seconds": round(seconds, 1),
+      "versions": described["versions"],
+      "commit": described["commit"],
+    }
+
+
+def measure(
+  predictor: Predictor, fitted: Any, source: Any, task: Task
+) -> dict[str, Any]:
+  """Evaluates all predictors of a method on one split.
+
+  Args:
+    predictor: the method's predictors.
+    fitted: its variables.
+    source: the split.
+    task: the task.
+
+  Returns:
+    For each predictor accuracy, cross_entropy, ece and confusion; for the
+    first also agreement with the second, its teacher, and mean_kl to it; under
+    `measures` the method's own numbers.
+  """
+  logits, measures = predictor(fitted, source)
+  labels = source.take(np.arange(len(source)))["label"]
+  mask = np.ones(len(source), np.float32)
+  evaluation = {
+    name: classification.summarise(value, labels, mask, task.num_classes)
+    for name, value in logits.items()
+  }
+  first, *others = logits
+  if others:
+    pair = (logits[first], logits[others[0]])
+    evaluation[first]["agreement"] = fidelity.agreement(*pair)
+    evaluation[first]["mean_kl"] = fidelity.mean_kl(*pair)
+  evaluation["measures"] = {
+    name: float(np.mean(value, dtype=np.float64))
+    for name, value in measures.items()
+  }
+  return evaluation
+
+
+def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
+  """The numbers of an evaluation by flat name."""
+  flat = dict(evaluation["measures"])
+  for predictor, values in evaluation.items():
+    if predictor != "measures":
+      flat |= {
+        f"{predictor}/{name}": value
+        for name, value in values.items()
+        if isinstance(value, float)
+      }
+  return flat
+
+
+def count_params(method: Method, batch: Mapping[str, Any]) -> dict[str, int]:
+  """The number of parameters of every role; draws nothing.
+
+  Args:
+    method: the method.
+    batch: one batch.
+  """
+  counts = {}
+  for role, given in usage(method, batch).inputs.items():
+    shapes = jax.eval_shape(
+      method.roles[role].init, jax.random.key(0), dict(given)
+    )
+    counts[role] = sum(x.size for x in jax.tree.leaves(shapes["params"]))
+  return counts
+
+
+def smoke(experiment: Experiment, workdir: str | Path) -> Result:
+  """Rehearses an experiment: three steps of every phase, all of the rest.
+
+  The first seed is stopped after two steps and resumed from its checkpoint.
+
+  Args:
+    experiment: what to rehearse.
+    workdir: a new run directory.
+
+  Returns:
+    The result of the short run.
+  """
+  settings = dataclasses.replace(
+    experiment.settings, max_steps=3, checkpoint_every_steps=2
+  )
+  short = dataclasses.replace(
+    experiment, settings=settings, seeds=experiment.seeds[:1]
+  )
+  with contextlib.suppress(Preempted):
+    run(short, workdir, stop=Stop(after=2))
+  logger.warning("stopped after 2 steps as rehearsed, resuming")
+  return run(short, workdir)

@@ -1,0 +1,149 @@
+"""Losses of a gate that chooses among several teachers.
+
+Notation: W teachers, P = softmax(gate logits) of shape [B, W], k choices per
+example. Routing is per example: two examples of one batch may learn from
+different teachers.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd.losses.divergence import kl
+
+Array = jax.Array
+
+
+def routed_kl(
+  student: Array,
+  teachers: Array,
+  chosen: Array,
+  *,
+  temperature: float = 1.0,
+  weights: Array | None = None,
+) -> Array:
+  """Mean KL of the student to the teachers chosen for each example.
+
+  (1/k) sum_r KL_T(softmax(teacher_{i_r} / T) || softmax(student / T)), times
+  T^2; dense logits are averaged over their positions.
+
+  Args:
+    student: logits, [B, ..., C].
+    teachers: logits of all teachers, [B, W, ..., C].
+    chosen: integers in 0..W-1, [B, k], e.g. from `top_k_teachers`.
+    temperature: T, above 0.
+    weights: [B, k], factors of the chosen teachers' terms; 1 if not given.
+
+  Returns:
+    [B], nats times T^2.
+
+  Raises:
+    ValueError: if k exceeds W, or the shapes do not fit.
+
+  Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
+  """
+  ways, k = teachers.shape[1], chosen.shape[1]
+  if k > ways:
+    raise ValueError(f"k={k} teachers chosen, but there are only {ways}")
+  index = chosen.reshape(chosen.shape + (1,) * (teachers.ndim - 2))
+  picked = jnp.take_along_axis(teachers, index, axis=1)  # [B, k, ..., C]
+  values = kl(
+    jnp.broadcast_to(student[:, None], picked.shape),
+    picked,
+    temperature=temperature,
+  )
+  values = values.reshape(*chosen.shape, -1).mean(-1)  # [B, k]
+  return jnp.mean(values if weights is None else weights * values, axis=1)
+
+
+def top_k_teachers(gate_logits: Array, k: int) -> Array:
+  """The k most probable teachers of each example, best first.
+
+  Args:
+    gate_logits: [B, W].
+    k: 1..W.
+
+  Returns:
+    int32 [B, k].
+
+  Raises:
+    ValueError: if k is not in 1..W.
+  """
+  ways = gate_logits.shape[-1]
+  if not 1 <= k <= ways:
+    raise ValueError(f"k={k}: expected 1 to {ways}, the number of teachers")
+  return jax.lax.top_k(gate_logits, k)[1]
+
+
+def mixture_kl(
+  student: Array,
+  teachers: Array,
+  gate_logits: Array,
+  *,
+  temperature: float = 1.0,
+) -> Array:
+  """KL of the student to the gate-weighted mean of the teachers' logits.
+
+  Args:
+    student: logits, [B, ..., C].
+    teachers: logits, [B, W, ..., C].
+    gate_logits: [B, W].
+    temperature: T, above 0.
+
+  Returns:
+    [B], nats times T^2, averaged over dense positions.
+  """
+  weights = jax.nn.softmax(gate_logits, axis=-1)
+  mixed = jnp.einsum("bw,bw...->b...", weights, teachers)
+  values = kl(student, mixed, temperature=temperature)
+  return jnp.mean(values.reshape(len(values), -1), axis=1)
+
+
+def _batch_mean(values: Array, where: Array | None) -> Array:
+  if where is None:
+    return jnp.mean(values, axis=0)
+  keep = where.astype(jnp.float32)[:, None]
+  total = jnp.sum(jnp.where(keep > 0, values, 0.0) * keep, axis=0)
+  return total / jnp.maximum(jnp.sum(keep), 1.0)
+
+
+def load_balance_kl(
+  gate_logits: Array, *, where: Array | None = None
+) -> Array:
+  """KL(U || m) of the uniform choice U to the mean choice m = mean_b P.
+
+  A batch-level loss. The released MST-Distill code has an extra factor 1/W.
+
+  Args:
+    gate_logits: [B, W].
+    where: [B], examples that count.
+
+  Returns:
+    Scalar, nats.
+
+  Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
+  """
+  probabilities = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)
+  log_mean = jnp.log(_batch_mean(probabilities, where))
+  return -jnp.mean(log_mean) - jnp.log(gate_logits.shape[-1])
+
+
+def load_balance_cv(
+  gate_logits: Array, *, where: Array | None = None
+) -> Array:
+  """Coefficient of variation of the teachers' total gate probabilities.
+
+  std(s) / mean(s) with s = sum_b P and the unbiased standard deviation; a
+  batch-level loss.
+
+  Args:
+    gate_logits: [B, W].
+    where: [B], examples that count.
+
+  Returns:
+    Scalar, without unit.
+
+  Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
+  """
+  probabilities = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)
+  share = _batch_mean(probabilities, where)
+  return jnp.std(share, ddof=1) / jnp.mean(share)

@@ -1,0 +1,554 @@
+"""Methods: roles, phases, updates, and what a loss sees of them.
+
+A paper is a `Method`: named networks (roles), phases that train some of them
+by losses, and a rule for prediction. A loss is a function
+`loss(nets, batch, step) -> Loss` that runs roles through `nets` and returns a
+sum and a weight, so that it is exact under gradient accumulation, padding and
+any number of devices.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import fnmatch
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd import losses
+from jaxkd.errors import ConfigError, did_you_mean
+from jaxkd.network import Edit, Network, Outputs
+
+Array = jax.Array
+Batch = Mapping[str, Any]
+Tree = Any
+
+
+@flax.struct.dataclass
+class Step:
+  """Where training stands inside a phase.
+
+  Attributes:
+    index: updates made in this phase so far, int32.
+    epoch: full passes over the data made in this phase so far, int32.
+  """
+
+  index: Array
+  epoch: Array
+
+
+@flax.struct.dataclass
+class Loss:
+  """A loss as (sum, weight); the value that is minimised is sum / weight.
+
+  Attributes:
+    total: sum over examples.
+    weight: number of examples (or tokens) that count.
+    metrics: (sum, weight) pairs by name.
+    memory: new values of what the method keeps between steps, by name.
+  """
+
+  total: Array
+  weight: Array
+  metrics: Mapping[str, tuple[Array, Array]]
+  memory: Mapping[str, Tree]
+
+  @classmethod
+  def mean(
+    cls,
+    values: Array,
+    *,
+    where: Array | None = None,
+    metrics: Mapping[str, Array] | None = None,
+    memory: Mapping[str, Tree] | None = None,
+  ) -> Loss:
+    """The mean over the examples that count.
+
+    Args:
+      values: per-example losses, [B, ...], or a batch-level scalar.
+      where: [B] or the shape of `values`; examples at 0 are left out, and
+        NaN in them does not reach the sum or its gradient.
+      metrics: values of the same kinds, averaged in the same way.
+      memory: new values of `nets.memory` entries.
+
+    Returns:
+      The loss.
+    """
+    total, weight = _sum_and_weight(values, where)
+    pairs = {
+      name: _sum_and_weight(value, where)
+      for name, value in (metrics or {}).items()
+    }
+    return cls(
+      total=total,
+      weight=weight,
+      metrics=jax.lax.stop_gradient(pairs),
+      memory=jax.lax.stop_gradient(dict(memory or {})),
+    )
+
+
+def _sum_and_weight(
+  values: Array, where: Array | None
+) -> tuple[Array, Array]:
+  values = jnp.asarray(values, jnp.float32)
+  if values.ndim == 0:
+    weight = 1.0 if where is None else jnp.sum(where.astype(jnp.float32))
+    weight = jnp.asarray(weight, jnp.float32)
+    return values * weight, weight
+  if where is None:
+    return jnp.sum(values), jnp.asarray(values.size, jnp.float32)
+  where = where.astype(jnp.float32)
+  where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
+  where = jnp.broadcast_to(where, values.shape)
+  return jnp.sum(jnp.where(where > 0, values, 0.0) * where), jnp.sum(where)
+
+
+def label_loss(logits: Array, batch: Batch) -> Loss:
+  """Mean cross entropy of the batch's labels, with accuracy beside it.
+
+  Args:
+    logits: [B, ..., C].
+    batch: has `label`, integers [B, ...], and `mask`, [B].
+
+  Returns:
+    The loss, in nats, with metrics `task` and `accuracy`.
+  """
+  task = losses.cross_entropy(logits, batch["label"])
+  return Loss.mean(
+    task,
+    where=batch["mask"],
+    metrics={"task": task, "accuracy": hits(logits, batch)},
+  )
+
+
+def hits(logits: Array, batch: Batch) -> Array:
+  """Whether the most probable class is the label, [B, ...]."""
+  return jnp.argmax(logits, axis=-1) == batch["label"]
+
+
+LossFn = Callable[["Nets", Batch, Step], Loss]
+EvaluationFn = Callable[["Nets", Batch], Loss]
+TargetFn = Callable[["Nets", Batch], Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Update:
+  """What is trained, by which loss, with which optimizer.
+
+  Attributes:
+    trainable: roles (`"student"`) or path patterns inside them
+      (`"student/lora/**"`, `"teacher/head"`).
+    loss: `loss(nets, batch, step) -> Loss`.
+    optimizer: an optax transformation; its state is fresh in every phase.
+    name: names the optimizer state and the update's loss metric.
+    every: the update is made at steps divisible by this.
+    accumulate: micro-batches whose sums are added before one update; exact
+      for losses that are means over examples.
+  """
+
+  trainable: tuple[str, ...]
+  loss: LossFn
+  optimizer: optax.GradientTransformation
+  name: str = "loss"
+  every: int = 1
+  accumulate: int = 1
+
+  def __post_init__(self):
+    """Checks the numbers."""
+    for field in ("every", "accumulate"):
+      if getattr(self, field) < 1:
+        raise ConfigError(
+          f"Update.{field}={getattr(self, field)}: expected at least 1"
+        )
+    if not self.trainable or isinstance(self.trainable, str):
+      raise ConfigError(
+        f"Update.trainable={self.trainable!r}: expected a tuple of roles or "
+        "path patterns"
+      )
+
+  def trains(self, roles: Sequence[str]) -> tuple[str, ...]:
+    """Those of `roles` in which the update trains at least one parameter."""
+    heads = [pattern.split("/")[0] for pattern in self.trainable]
+    return tuple(
+      role
+      for role in roles
+      if any(h == "**" or fnmatch.fnmatchcase(role, h) for h in heads)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+  """A list of updates, a data stream and a length.
+
+  Attributes:
+    name: unique within the method; part of every random key of the phase.
+    updates: made in order within one compiled step.
+    epochs: length in passes over the data; or
+    steps: length in steps. Exactly one of the two is given.
+    stream: the split that feeds the updates.
+    validate: if given, measured on the validation split after every epoch;
+      the trained roles end the phase as they were where it was lowest.
+    targets: values that only depend on the example and on roles frozen in
+      this phase, by name, [B, ...] each. The losses read them as batch
+      entries, whether they were computed live or once and cached.
+  """
+
+  name: str
+  updates: tuple[Update, ...]
+  epochs: int | None = None
+  steps: int | None = None
+  stream: str = "train"
+  validate: EvaluationFn | None = None
+  targets: Mapping[str, TargetFn] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    """Checks the length and the names."""
+    if (self.epochs is None) == (self.steps is None):
+      raise ConfigError(
+        f"phase {self.name!r}: give either epochs or steps "
+        f"(epochs={self.epochs}, steps={self.steps})"
+      )
+    if (self.epochs if self.steps is None else self.steps) < 1:
+      raise ConfigError(f"phase {self.name!r}: its length is below 1")
+    names = [update.name for update in self.updates]
+    if len(set(names)) != len(names) or not names:
+      raise ConfigError(
+        f"phase {self.name!r}: updates need names of their own, got {names}"
+      )
+
+  def trains(self, roles: Sequence[str]) -> tuple[str, ...]:
+    """Those of `roles` in which the phase trains at least one parameter."""
+    trained = {role for update in self.updates for role in update.trains(roles)}
+    return tuple(role for role in roles if role in trained)
+
+  def length(self, steps_per_epoch: int) -> int:
+    """The number of steps."""
+    return self.steps or self.epochs * steps_per_epoch
+
+
+class Method(abc.ABC):
+  """One paper: roles, phases and the rule for prediction."""
+
+  @property
+  @abc.abstractmethod
+  def roles(self) -> Mapping[str, Network]:
+    """The networks by role."""
+
+  @property
+  @abc.abstractmethod
+  def phases(self) -> Sequence[Phase]:
+    """What is trained, in order."""
+
+  @abc.abstractmethod
+  def predict(self, nets: Nets, batch: Batch) -> Outputs:
+    """What is deployed."""
+
+  @property
+  def memory(self) -> Mapping[str, Tree]:
+    """First values of what the method keeps between steps."""
+    return {}
+
+  def outputs(self, nets: Nets, batch: Batch) -> Mapping[str, Outputs]:
+    """The predictors that are evaluated, by name; the deployed one first."""
+    return {"student": self.predict(nets, batch)}
+
+  def measure(self, nets: Nets, batch: Batch) -> Mapping[str, Array]:
+    """Further per-example numbers that are averaged over the test split."""
+    del nets, batch
+    return {}
+
+
+def key_of(rng: Array, name: str) -> Array:
+  """Folds a stable hash of a name into a key."""
+  digest = hashlib.sha256(name.encode()).digest()
+  return jax.random.fold_in(rng, int.from_bytes(digest[:4], "big"))
+
+
+def match(pattern: str, path: str) -> bool:
+  """Whether a parameter path lies under a role or path pattern.
+
+  `*` stands for one path part or a part of it, `**` for any depth; a pattern
+  also takes everything below what it names.
+  """
+  return _match(tuple(pattern.split("/")), tuple(path.split("/")))
+
+
+@functools.lru_cache(maxsize=65536)
+def _match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+  if not pattern:
+    return True
+  if pattern[0] == "**":
+    return any(_match(pattern[1:], path[i:]) for i in range(len(path) + 1))
+  return bool(
+    path
+    and fnmatch.fnmatchcase(path[0], pattern[0])
+    and _match(pattern[1:], path[1:])
+  )
+
+
+def split_params(
+  params: Mapping[str, Tree], patterns: Sequence[str]
+) -> tuple[dict[str, Tree], dict[str, Tree]]:
+  """Parts parameters by role into the matching ones and the rest.
+
+  Args:
+    params: parameter trees by role.
+    patterns: roles or path patterns, see `match`.
+
+  Returns:
+    Two trees of the same nesting; `merge_params` puts them together again.
+
+  Raises:
+    ConfigError: if a pattern matches nothing.
+  """
+  flat = flax.traverse_util.flatten_dict(dict(params), sep="/")
+  for pattern in patterns:
+    if not any(match(pattern, path) for path in flat):
+      parents = {path.rsplit("/", 1)[0] for path in flat} | set(params)
+      raise ConfigError(
+        f"trainable pattern {pattern!r} matches no parameter"
+        + did_you_mean(pattern, parents | set(flat))
+        + f" (roles: {', '.join(sorted(params))})"
+      )
+  chosen = {
+    path for path in flat if any(match(pattern, path) for pattern in patterns)
+  }
+  parts = (
+    {path: leaf for path, leaf in flat.items() if path in chosen},
+    {path: leaf for path, leaf in flat.items() if path not in chosen},
+  )
+  unflatten = flax.traverse_util.unflatten_dict
+  return tuple(unflatten(part, sep="/") for part in parts)
+
+
+def merge_params(first: Mapping, second: Mapping) -> dict[str, Tree]:
+  """Merges two nested dicts without common leaves."""
+  merged = dict(first)
+  for name, value in second.items():
+    merged[name] = (
+      merge_params(merged[name], value) if name in merged else value
+    )
+  return merged
+
+
+class Nets:
+  """The roles of a method, as a loss sees them.
+
+  `nets.student(batch)` runs the role `student`. Roles that the current update
+  trains run in training mode, all others in evaluation mode. No gradient
+  reaches a frozen role's parameters, but gradients do flow through it.
+
+  Attributes:
+    memory: what the method keeps between steps, by name.
+    collections: the collections of every role, as changed so far.
+    used: the roles that have been run.
+  """
+
+  def __init__(
+    self,
+    roles: Mapping[str, Network],
+    params: Mapping[str, Tree],
+    collections: Mapping[str, Tree] | None = None,
+    *,
+    training: Sequence[str] = (),
+    rng: Array | None = None,
+    memory: Mapping[str, Tree] | None = None,
+  ):
+    self._roles = roles
+    self._params = params
+    self._training = frozenset(training)
+    self._rng = rng
+    self._calls: dict[str, int] = {}
+    self.used: set[str] = set()
+    self.collections = dict(collections or {})
+    self.memory = dict(memory or {})
+
+  def __getattr__(self, role: str) -> Callable[..., Outputs]:
+    if role.startswith("__"):
+      raise AttributeError(role)
+    return self[role]
+
+  def __getitem__(self, role: str) -> Callable[..., Outputs]:
+    if role not in self._roles:
+      raise ConfigError(
+        f"no role {role!r}"
+        + did_you_mean(role, self._roles)
+        + f" (has {', '.join(self._roles)})"
+      )
+    return functools.partial(self._run, role)
+
+  def key(self, name: str) -> Array:
+    """A random key for the method's own draws at this step."""
+    if self._rng is None:
+      raise ConfigError(f"no random key {name!r} outside of training steps")
+    return key_of(self._rng, name)
+
+  def _variables(self, role: str, batch: Batch) -> Mapping[str, Tree]:
+    del batch
+    return {"params": self._params[role], **self.collections.get(role, {})}
+
+  def _run(
+    self,
+    role: str,
+    batch: Batch,
+    *,
+    taps: Sequence[str] = (),
+    edits: Mapping[str, Edit] | None = None,
+    method: str | None = None,
+    train: bool | None = None,
+  ) -> Outputs:
+    """Runs a role; see `Network.apply` for the arguments."""
+    train = role in self._training if train is None else train
+    self.used.add(role)
+    rngs = {}
+    if train and self._rng is not None:
+      call = self._calls[role] = self._calls.get(role, -1) + 1
+      rngs = {
+        "dropout": jax.random.fold_in(key_of(self._rng, f"run/{role}"), call)
+      }
+    try:
+      outputs, changed = self._roles[role].apply(
+        self._variables(role, batch),
+        batch,
+        train=train,
+        rngs=rngs,
+        taps=taps,
+        edits=edits,
+        method=method,
+      )
+    except ConfigError as error:
+      if str(error).startswith("role "):
+        raise
+      raise ConfigError(f"role {role!r}: {error}") from error
+    if changed:
+      self.collections[role] = {**self.collections.get(role, {}), **changed}
+    return outputs
+
+
+class _LazyNets(Nets):
+  """Draws a role's variables at its first use and notes what it was given."""
+
+  def __init__(self, roles, rng, memory):
+    super().__init__(roles, {}, {}, memory=memory)
+    self._rng = rng
+    self.given: dict[str, Batch] = {}
+
+  def _variables(self, role, batch):
+    if role not in self._params:
+      network = self._roles[role]
+      self.given[role] = {
+        name: jax.ShapeDtypeStruct(batch[name].shape, batch[name].dtype)
+        for name in network.inputs
+        if name in batch
+      }
+      drawn = dict(network.init(jax.random.key(0), batch))
+      self._params = {**self._params, role: drawn.pop("params")}
+      self.collections[role] = drawn
+    return super()._variables(role, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+  """How a method uses its roles.
+
+  Attributes:
+    inputs: shapes of the batch entries that each role is given.
+    roles: the roles that each phase runs, by its name.
+  """
+
+  inputs: Mapping[str, Batch]
+  roles: Mapping[str, tuple[str, ...]]
+
+
+def usage(method: Method, batch: Batch) -> Usage:
+  """Traces all losses to see what each role is given; runs nothing.
+
+  Roles that read taps, logits or projections of other roles get their shapes
+  from them.
+
+  Args:
+    method: the method.
+    batch: one batch, arrays or `jax.ShapeDtypeStruct`s.
+
+  Returns:
+    Inputs by role, and roles by phase.
+
+  Raises:
+    ConfigError: if a role is never used.
+  """
+  roles = method.roles
+  inputs: dict[str, Batch] = {}
+  by_phase: dict[str, tuple[str, ...]] = {}
+
+  def trace(batch):
+    nets = _LazyNets(roles, jax.random.key(0), method.memory)
+    for phase in method.phases:
+      nets.used = set()
+      _trace_phase(phase, nets, batch)
+      by_phase[phase.name] = tuple(r for r in roles if r in nets.used)
+    method.outputs(nets, batch)
+    method.measure(nets, batch)
+    inputs.update(nets.given)
+    return 0
+
+  jax.eval_shape(trace, dict(batch))
+  unused = [role for role in roles if role not in inputs]
+  if unused:
+    raise ConfigError(f"role {unused[0]!r} is used by no loss or prediction")
+  return Usage(inputs=inputs, roles=by_phase)
+
+
+def _trace_phase(phase: Phase, nets: Nets, batch: Batch) -> None:
+  start = Step(index=jnp.int32(0), epoch=jnp.int32(0))
+  full = dict(batch)
+  for name, target in phase.targets.items():
+    full[name] = target(nets, full)
+  for update in phase.updates:
+    update.loss(nets, full, start)
+  if phase.validate:
+    phase.validate(nets, batch)
+
+
+def initialise(
+  method: Method, rng: Array, inputs: Mapping[str, Batch]
+) -> tuple[dict[str, Tree], dict[str, Tree]]:
+  """Draws the variables of every role.
+
+  A role's key folds in its name only, so that equal roles of two methods
+  start equal.
+
+  Args:
+    method: the method.
+    rng: a typed key.
+    inputs: shapes of what each role is given, from `usage`.
+
+  Returns:
+    Parameters and collections by role.
+  """
+  params, collections = {}, {}
+  for role, given in inputs.items():
+    shapes = tuple((k, tuple(v.shape), v.dtype) for k, v in given.items())
+    draw = _initialiser(method.roles[role], shapes)
+    drawn = dict(draw(key_of(rng, f"init/{role}")))
+    params[role] = drawn.pop("params")
+    collections[role] = drawn
+  return params, collections
+
+
+@functools.lru_cache(maxsize=256)
+def _initialiser(network: Network, shapes: tuple) -> Callable[[Array], Tree]:
+  """Equal networks on equal inputs share one compiled initialiser."""
+
+  @jax.jit
+  def draw(rng):
+    zeros = {name: jnp.zeros(shape, dtype) for name, shape, dtype in shapes}
+    return network.init(rng, zeros)
+
+  return draw

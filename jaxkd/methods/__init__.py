@@ -1,0 +1,7 @@
+"""Methods: one paper a file, named after the paper."""
+
+from jaxkd.methods.kd import KD
+from jaxkd.methods.mst_distill import MSTDistill
+from jaxkd.methods.supervised import Supervised
+
+__all__ = ["KD", "MSTDistill", "Supervised"]

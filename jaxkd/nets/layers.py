@@ -1,0 +1,112 @@
+"""Linear and convolution layers with PyTorch's default initialisation.
+
+Flax gives a bias initialiser no fan-in, which PyTorch's default needs; these
+two layers know theirs. Parameters are named as in Flax: `kernel`, `bias`.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from jaxkd.nets import initializers
+
+Array = jax.Array
+
+
+def _add_bias(
+  module: nn.Module,
+  outputs: Array,
+  fan_in: int,
+  bias_init: initializers.BiasInitializer,
+) -> Array:
+  """Adds the parameter `bias` of `module` along the last axis."""
+  bias = module.param(
+    "bias", bias_init(fan_in), (outputs.shape[-1],), jnp.float32
+  )
+  shape = (1,) * (outputs.ndim - 1) + (-1,)
+  return outputs + bias.astype(outputs.dtype).reshape(shape)
+
+
+class Linear(nn.Module):
+  """`x W + b` on the last axis.
+
+  Shapes: `[..., I]` -> `[..., features]`.
+
+  Attributes:
+    features: size of the output.
+    kernel_init: initialiser of the kernel `[I, features]`.
+    bias_init: fan-in -> initialiser of the bias `[features]`.
+    dtype: computation type; None: the promotion of input and float32.
+  """
+
+  features: int
+  kernel_init: initializers.Initializer = initializers.fan_in_uniform()
+  bias_init: initializers.BiasInitializer = initializers.fan_in_bias
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """Returns the linear map of `inputs`."""
+    fan_in = inputs.shape[-1]
+    kernel = self.param(
+      "kernel", self.kernel_init, (fan_in, self.features), jnp.float32
+    )
+    inputs, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+    return _add_bias(self, inputs @ kernel, fan_in, self.bias_init)
+
+
+class Conv(nn.Module):
+  """Convolution over all axes between the first and the last.
+
+  Shapes: `[B, *spatial, I]` -> `[B, *spatial', features]`, one to three
+  spatial axes, the same kernel size, stride and padding along each.
+
+  Attributes:
+    features: number of output channels.
+    kernel_size: size along every spatial axis.
+    strides: step along every spatial axis.
+    padding: zeros on both sides of every spatial axis.
+    groups: channel groups; `I` makes a depthwise convolution.
+    use_bias: whether a bias is added.
+    kernel_init: initialiser of the kernel `[*sizes, I / groups, features]`.
+    bias_init: fan-in -> initialiser of the bias `[features]`.
+    dtype: computation type; None: the promotion of input and float32.
+  """
+
+  features: int
+  kernel_size: int
+  strides: int = 1
+  padding: int = 0
+  groups: int = 1
+  use_bias: bool = True
+  kernel_init: initializers.Initializer = initializers.fan_in_uniform()
+  bias_init: initializers.BiasInitializer = initializers.fan_in_bias
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """Returns the convolution of `inputs`."""
+    axes = inputs.ndim - 2
+    inputs_per_group = inputs.shape[-1] // self.groups
+    shape = (self.kernel_size,) * axes + (inputs_per_group, self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    inputs, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+    spatial = tuple(range(1, axes + 1))
+    channels_last = (0, axes + 1, *spatial)
+    outputs = jax.lax.conv_general_dilated(
+      inputs,
+      kernel,
+      window_strides=(self.strides,) * axes,
+      padding=((self.padding, self.padding),) * axes,
+      dimension_numbers=jax.lax.ConvDimensionNumbers(
+        channels_last, (axes + 1, axes, *range(axes)), channels_last
+      ),
+      feature_group_count=self.groups,
+    )
+    if not self.use_bias:
+      return outputs
+    fan_in = math.prod(shape[:-1])
+    return _add_bias(self, outputs, fan_in, self.bias_init)

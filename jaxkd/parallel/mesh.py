@@ -1,0 +1,134 @@
+"""A device mesh and the rules that place arrays on it.
+
+One device is the trivial mesh: there is one code path. Axes are Auto, so that
+the compiler propagates shardings from the arguments of the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxkd.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+
+Rules = tuple[tuple[str, tuple[str | None, ...] | str], ...]
+
+REPLICATED: Rules = ()
+# Largest dimension that divides, over the fsdp axis.
+FSDP: Rules = ((".*", "largest"),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+  """Sizes of the mesh axes; their product is the number of devices used.
+
+  Attributes:
+    data: copies of the parameters; the batch is split over data and fsdp.
+    fsdp: parts that parameters are split into by `FSDP` rules.
+    tensor: parts for rules that name the axis.
+  """
+
+  data: int = 1
+  fsdp: int = 1
+  tensor: int = 1
+
+  @functools.cached_property
+  def devices(self) -> jax.sharding.Mesh:
+    """The mesh over the first devices of this backend.
+
+    Raises:
+      ConfigError: if there are fewer devices than the sizes ask for.
+    """
+    sizes = tuple(getattr(self, axis) for axis in AXES)
+    needed = int(np.prod(sizes))
+    if min(sizes) < 1 or needed > jax.device_count():
+      raise ConfigError(
+        f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} "
+        f"needs {needed} devices, there are {jax.device_count()}"
+      )
+    return jax.make_mesh(
+      sizes,
+      AXES,
+      axis_types=(AxisType.Auto,) * len(AXES),
+      devices=jax.devices()[:needed],
+    )
+
+  def check_batch(self, batch_size: int) -> None:
+    """Raises `ConfigError` if a batch cannot be split evenly."""
+    parts = self.data * self.fsdp
+    if batch_size % parts:
+      raise ConfigError(
+        f"batch_size={batch_size} cannot be split over data={self.data} x "
+        f"fsdp={self.fsdp}: expected a multiple of {parts}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """Shardings of batches and of every role's parameters on a mesh.
+
+  Attributes:
+    mesh: the mesh.
+    rules: rules by role, (regular expression on the path, partition spec)
+      pairs of which the first match counts; roles without rules use `FSDP`,
+      parameters without a match are replicated.
+  """
+
+  mesh: Mesh
+  rules: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
+
+  @property
+  def replicated(self) -> NamedSharding:
+    """The sharding that keeps a copy on every device."""
+    return NamedSharding(self.mesh.devices, PartitionSpec())
+
+  @property
+  def batch(self) -> NamedSharding:
+    """The sharding of a batch's leading axis."""
+    return NamedSharding(self.mesh.devices, PartitionSpec(("data", "fsdp")))
+
+  def put_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Moves one host batch to the devices."""
+    sharding = self.batch
+    return {k: jax.device_put(v, sharding) for k, v in batch.items()}
+
+  def of(self, tree: Any) -> Any:
+    """Shardings of a state-like tree.
+
+    A leaf is placed by the rules of the first role named on its path; what
+    belongs to no role is replicated.
+
+    Args:
+      tree: arrays or shapes; parameters sit below their role's name.
+
+    Returns:
+      The tree with a `NamedSharding` for every leaf.
+    """
+    return jax.tree_util.tree_map_with_path(self._leaf, tree)
+
+  def _leaf(self, path, leaf) -> NamedSharding:
+    parts = [str(getattr(p, "key", getattr(p, "name", p))) for p in path]
+    rules = next((self.rules[p] for p in parts if p in self.rules), FSDP)
+    for pattern, spec in rules:
+      if re.search(pattern, "/".join(parts)):
+        return NamedSharding(self.mesh.devices, self._spec(spec, leaf.shape))
+    return self.replicated
+
+  def _spec(self, spec, shape) -> PartitionSpec:
+    if spec != "largest":
+      return PartitionSpec(*spec)
+    size = self.mesh.fsdp
+    fits = [n for n, s in enumerate(shape) if s % size == 0 and s > size]
+    if size == 1 or not fits:
+      return PartitionSpec()
+    best = max(fits, key=lambda n: shape[n])
+    return PartitionSpec(*["fsdp" if n == best else None for n in range(best + 1)])

@@ -1,0 +1,146 @@
+"""Studies: several experiments on the same seeds and splits, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxkd import config, report
+from jaxkd.errors import ConfigError
+from jaxkd.evaluation import statistics
+from jaxkd.experiment import Experiment, Result, run
+from jaxkd.training import files
+from jaxkd.training.progress import Progress
+from jaxkd.training.progress import progress as make_progress
+from jaxkd.training.workdir import Workdir, environment
+
+METRIC = "student/accuracy"
+
+
+def study(
+  experiments: Mapping[str, Experiment],
+  workdir: str | Path,
+  *,
+  seeds: Sequence[int],
+  show: Callable[..., Progress] = make_progress,
+  texts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+  """Runs or resumes experiments on the same seeds and compares them.
+
+  A phase that several experiments have in common, such as the training of a
+  teacher, is trained once for each seed.
+
+  Args:
+    experiments: by name; the first is the baseline of paired differences. All
+      have one task; their controls are not run.
+    workdir: the study's folder; each experiment has a workdir in it.
+    seeds: for all experiments.
+    show: makes the progress of a phase.
+    texts: operative gin texts by name.
+
+  Returns:
+    The content of study.json; study.md and study.png lie beside it.
+
+  Raises:
+    ConfigError: if the experiments' tasks differ.
+  """
+  began = time.monotonic()
+  experiments = {
+    name: dataclasses.replace(one, controls={}, seeds=tuple(seeds))
+    for name, one in experiments.items()
+  }
+  _same_task(experiments)
+  identity = {name: one.identity for name, one in experiments.items()}
+  with Workdir.open(
+    workdir, kind="study", digest=config.digest(identity), describe=identity
+  ) as opened:
+    results = {
+      name: run(
+        experiment,
+        opened.root / name,
+        config_text=(texts or {}).get(name, ""),
+        store=opened.root / "shared",
+        show=show,
+      )
+      for name, experiment in experiments.items()
+    }
+    path = opened.root / "study.json"
+    previous = files.read_json(path, default={})
+    seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
+    content = _content(experiments, results, seconds)
+    if {**previous, "wall_seconds": 0} != {**content, "wall_seconds": 0}:
+      files.write_json(path, content)
+    report.study_report(opened.root)
+  return content
+
+
+def _same_task(experiments: Mapping[str, Experiment]) -> None:
+  (first, reference), *others = experiments.items()
+  for name, experiment in others:
+    if experiment.task != reference.task:
+      changes = config.difference(
+        config.describe(reference.task), config.describe(experiment.task)
+      )
+      raise ConfigError(
+        f"{name} has another task than {first}: " + "; ".join(changes)
+      )
+
+
+def _content(experiments, results: Mapping[str, Result], seconds: float):
+  described = environment()
+  return {
+    "experiments": [
+      {
+        "name": name,
+        **{
+          key: result.summary[key]
+          for key in ("method", "task", "seeds", "metrics", "params")
+        },
+      }
+      for name, result in results.items()
+    ],
+    "metric": METRIC,
+    "rows": rows(
+      {
+        name: result.summary["metrics"][METRIC]
+        for name, result in results.items()
+      }
+    ),
+    "versions": described["versions"],
+    "commit": described["commit"],
+    "machine": f"{platform.machine()}, {described['devices']}",
+    "wall_seconds": round(seconds, 1),
+  }
+
+
+def rows(values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+  """Means, 95% intervals and paired differences to the first.
+
+  Args:
+    values: one number a seed, by name; the same seeds in the same order.
+
+  Returns:
+    One row a name, as in study.json.
+  """
+  baseline = next(iter(values.values()))
+  table = []
+  for name, numbers in values.items():
+    mean, low, high = statistics.mean_interval(numbers)
+    paired = statistics.paired_difference(numbers, baseline)
+    table.append(
+      {
+        "name": name,
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "values": list(numbers),
+        "difference": paired.mean,
+        "difference_low": paired.low,
+        "difference_high": paired.high,
+      }
+    )
+  return table

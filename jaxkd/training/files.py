@@ -1,0 +1,208 @@
+"""Files that survive kills and power cuts, and errors that name them.
+
+A file is replaced by write-to-temporary, fsync, rename and fsync of the
+folder, so that a kill or a power cut leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxkd.errors import StorageError
+
+TEMPORARY = ".{}.saving"  # what an interrupted write leaves: free to delete
+
+
+@contextlib.contextmanager
+def storage(action: str, path: Path) -> Iterator[None]:
+  """Turns an OSError of the block into a StorageError that names `path`."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or str(error)
+    raise StorageError(f"cannot {action} {path}: {reason}") from error
+
+
+def sync(path: Path) -> int:
+  """Forces a file or folder to the disk.
+
+  Args:
+    path: an existing file or folder.
+
+  Returns:
+    Its size in bytes.
+
+  Raises:
+    StorageError: the disk refused.
+  """
+  with storage("sync", path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+      return os.fstat(descriptor).st_size
+    finally:
+      os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Replaces a JSON file atomically and durably.
+
+  Args:
+    path: the file; its folder is made if absent.
+    value: anything that JSON can hold.
+
+  Raises:
+    StorageError: the disk refused; the former file is intact.
+  """
+  path = Path(path)
+  text = json.dumps(value, indent=2) + "\n"
+  temporary = path.with_name(TEMPORARY.format(path.name))
+  with storage("write", path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      temporary.write_text(text, encoding="utf-8")
+      sync(temporary)
+      os.replace(temporary, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+      raise
+    sync(path.parent)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> int:
+  """Appends lines to a text file in one write; `sync` makes them durable.
+
+  Args:
+    path: the file; it and its folder are made if absent.
+    lines: lines without their line break.
+
+  Returns:
+    The file's size in bytes afterwards: what `truncate` takes on resume.
+
+  Raises:
+    StorageError: the disk refused.
+  """
+  path = Path(path)
+  text = "".join(f"{line}\n" for line in lines)
+  with storage("append to", path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+      file.write(text.encode("utf-8"))
+      file.flush()
+      return file.tell()
+
+
+def truncate(path: Path, offset: int) -> None:
+  """Cuts a file of lines back to what it held when a checkpoint was made.
+
+  Args:
+    path: the file; may be absent if `offset` is 0.
+    offset: bytes to keep, a value that `append_lines` or `sync` returned.
+
+  Raises:
+    StorageError: the file is shorter than `offset`, no line ends there, or
+      the disk refused.
+  """
+  path = Path(path)
+  size = path.stat().st_size if path.is_file() else 0
+  if offset > size:
+    raise StorageError(
+      f"{path} has {size} bytes, the checkpoint was made when it had {offset}:"
+      " lines are lost; restore the file or use another --workdir"
+    )
+  if size == 0:
+    return
+  with storage("truncate", path), open(path, "r+b") as file:
+    file.seek(max(offset - 1, 0))
+    if offset and file.read(1) != b"\n":
+      raise StorageError(
+        f"{path}: no line ends at byte {offset}, where the checkpoint was"
+        " made; restore the file or use another --workdir"
+      )
+    file.truncate(offset)
+    os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+  """Replaces a text file, unless it holds the text already.
+
+  Args:
+    path: the file.
+    text: its new content.
+
+  Raises:
+    StorageError: the disk refused.
+  """
+  path = Path(path)
+  with storage("write", path):
+    if not path.exists() or path.read_text("utf-8") != text:
+      path.write_text(text, "utf-8")
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: the file.
+    default: returned if the file is absent; None raises instead.
+
+  Raises:
+    StorageError: the file is absent, unreadable or no JSON.
+  """
+  path = Path(path)
+  if default is not None and not path.exists():
+    return default
+  with storage("read", path):
+    content = path.read_bytes()
+  try:
+    return json.loads(content)
+  except ValueError as error:
+    raise StorageError(f"{path} is damaged: {error}") from error
+
+
+def read_lines(path: Path, *, start: int) -> list[Any]:
+  """Reads the JSON lines of a file from a byte offset on.
+
+  Args:
+    path: the file.
+    start: where a line begins.
+
+  Raises:
+    StorageError: the disk refused, or a line is no JSON.
+  """
+  path = Path(path)
+  with storage("read", path), open(path, "rb") as file:
+    file.seek(start)
+    lines = file.read().splitlines()
+  try:
+    return [json.loads(line) for line in lines]
+  except ValueError as error:
+    raise StorageError(f"{path} is damaged: {error}") from error
+
+
+def copy_folder(source: Path, target: Path) -> None:
+  """Copies a folder; the target appears whole, by a rename, or not at all.
+
+  Args:
+    source: an existing folder.
+    target: must not exist.
+
+  Raises:
+    StorageError: the disk refused.
+  """
+  building = target.with_name(TEMPORARY.format(target.name))
+  with storage("copy to", target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.copytree(source, building)
+    for path in building.rglob("*"):
+      sync(path)
+    os.rename(building, target)
+  sync(target.parent)

@@ -1,0 +1,153 @@
+"""From the device to the record: metrics leave it in windows, never singly.
+
+A window of steps is fetched when the next one is complete, so that fetching
+waits for nothing that the device still works on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxkd.errors import NonFinite
+from jaxkd.training.progress import Progress
+from jaxkd.training.writers import Writers
+
+Sums = dict[str, list[float]]
+Diagnose = Callable[[int, Mapping[str, float]], NonFinite]
+
+
+@dataclasses.dataclass
+class _Entry:
+  """Metrics that become one line."""
+
+  split: str
+  step: int  # the last step, over all phases
+  epoch: int
+  sums: Sums  # of steps made before a restart
+  metrics: list[Any] = dataclasses.field(default_factory=list)
+  complete: bool = False
+
+
+class History:
+  """Collects the metrics of a phase and writes them as lines."""
+
+  def __init__(
+    self,
+    writers: Writers,
+    progress: Progress,
+    *,
+    phase: str,
+    offset: int,
+    every: int,
+    examples: int,
+    diagnose: Diagnose,
+    sums: Sums | None = None,
+  ):
+    """Starts a record.
+
+    Args:
+      writers: where lines go.
+      progress: what shows them.
+      phase: the phase's name.
+      offset: steps made in earlier phases.
+      every: steps to a line.
+      examples: examples in a step.
+      diagnose: makes the error for a step of this phase that was not finite.
+      sums: an unfinished line from a checkpoint, see `drain`.
+    """
+    self._writers, self._progress = writers, progress
+    self._phase, self._offset, self._every = phase, offset, every
+    self._examples, self._diagnose = examples, diagnose
+    self._carried: Sums = sums or {}
+    self._shown = progress.step
+    self._queue: list[_Entry] = []
+
+  def train(self, step: int, epoch: int, metrics: Any, *, last: bool) -> None:
+    """Takes the metrics of one step.
+
+    Args:
+      step: 0-based step of this phase.
+      epoch: its 0-based epoch.
+      metrics: (sum, weight) pairs on the device, `finite` among them.
+      last: whether it is the phase's last step.
+    """
+    entry = self._open_entry()
+    entry.metrics.append((step, metrics))
+    entry.step, entry.epoch = self._offset + step + 1, epoch
+    if last or (step + 1) % self._every == 0:
+      entry.complete = True
+      self._write(keep=1)
+
+  def validation(self, step: int, epoch: int, metrics: Any) -> None:
+    """Takes the validation metrics after a 0-based step."""
+    entry = _Entry("validation", self._offset + step + 1, epoch, {})
+    entry.metrics.append((step, metrics))
+    entry.complete = True
+    self._queue.insert(self._before_open(), entry)
+
+  def drain(self) -> Sums:
+    """Writes all that is complete and checks all that was taken.
+
+    Returns:
+      Sums of the line that is not complete yet, for a checkpoint.
+
+    Raises:
+      NonFinite: if a step was not finite.
+    """
+    self._write(keep=0)
+    if not self._queue:
+      return self._carried
+    (entry,) = self._queue
+    self._fold(entry)
+    return {name: list(pair) for name, pair in entry.sums.items()}
+
+  def _open_entry(self) -> _Entry:
+    if not self._queue or self._queue[-1].complete:
+      self._queue.append(_Entry("train", 0, 0, self._carried))
+      self._carried = {}
+    return self._queue[-1]
+
+  def _before_open(self) -> int:
+    """Where a line goes that comes before the unfinished one."""
+    if self._queue and not self._queue[-1].complete:
+      return len(self._queue) - 1
+    return len(self._queue)
+
+  def _write(self, keep: int) -> None:
+    complete = [entry for entry in self._queue if entry.complete]
+    for entry in complete[: len(complete) - keep]:
+      self._queue.remove(entry)
+      self._fold(entry)
+      values = {
+        name: total / weight if weight else math.nan
+        for name, (total, weight) in entry.sums.items()
+      }
+      self._writers.write(
+        self._phase, entry.step, entry.epoch, entry.split, values
+      )
+      if entry.split == "train":
+        done = entry.step - self._offset
+        self._progress.update(
+          done, values, examples=(done - self._shown) * self._examples
+        )
+        self._shown = done
+
+  def _fold(self, entry: _Entry) -> None:
+    """Fetches an entry's metrics and adds them up in float64."""
+    fetched = jax.device_get([metrics for _, metrics in entry.metrics])
+    steps = [step for step, _ in entry.metrics]
+    entry.metrics = []
+    for step, metrics in zip(steps, fetched, strict=True):
+      finite = metrics.pop("finite", None)
+      if finite is not None and not finite:
+        means = {k: float(s / w) for k, (s, w) in metrics.items()}
+        raise self._diagnose(step, means)
+      for name, (total, weight) in metrics.items():
+        pair = entry.sums.setdefault(name, [0.0, 0.0])
+        pair[0] += float(total)
+        pair[1] += float(weight)

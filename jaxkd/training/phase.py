@@ -1,0 +1,282 @@
+"""One phase at work: steps, validation, record and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxkd.data import pipeline
+from jaxkd.data.source import ArraySource
+from jaxkd.errors import ConfigError, NonFinite, Preempted
+from jaxkd.parallel import Placement
+from jaxkd.training.checkpoint import Checkpoints
+from jaxkd.training.history import History
+from jaxkd.training.program import Program
+from jaxkd.training.progress import Progress
+from jaxkd.training.state import Best, State
+from jaxkd.training.writers import Writers, lines_end
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """How a run is executed; none of it changes the method.
+
+  Attributes:
+    log_every_steps: steps averaged into one line of metrics.
+    checkpoint_every_steps: steps between checkpoints inside a phase.
+    keep_checkpoints: checkpoints kept of the running phase.
+    evaluation_batch_size: examples in a batch of validation and test.
+    cache_targets: whether a phase's targets are computed once per example and
+      kept in host memory, or at every step.
+    max_steps: at most so many steps in a phase; None for no limit.
+    trackers: further places for metrics, see `training.writers`.
+  """
+
+  log_every_steps: int = 10
+  checkpoint_every_steps: int = 500
+  keep_checkpoints: int = 2
+  evaluation_batch_size: int = 256
+  cache_targets: bool = True
+  max_steps: int | None = None
+  trackers: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    """Checks the numbers."""
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type.startswith("int") and value is not None and value < 1:
+        raise ConfigError(f"Settings.{field.name}={value}: expected at least 1")
+
+
+class Stop:
+  """Remembers a request to stop; a second one takes effect at once.
+
+  Attributes:
+    requested: whether a signal has asked for it.
+  """
+
+  def __init__(self, after: int | None = None):
+    """Listens from `__enter__` on.
+
+    Args:
+      after: also stop after so many steps, to rehearse a preemption.
+    """
+    self.requested = False
+    self._left = after
+    self._old: dict[int, Any] = {}
+
+  def due(self) -> bool:
+    """Counts a step; returns whether to stop after it."""
+    if self._left is not None:
+      self._left -= 1
+      self.requested |= self._left == 0
+    return self.requested
+
+  def __enter__(self) -> Stop:
+    for number in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._old[number] = signal.signal(number, self._handle)
+      except ValueError:  # only the main thread may
+        break
+    return self
+
+  def _handle(self, number, frame) -> None:
+    del frame
+    self.requested = True
+    signal.signal(number, self._old[number])
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
+
+
+@dataclasses.dataclass(kw_only=True)
+class PhaseRun:
+  """What one phase needs to train.
+
+  Attributes:
+    name: of the phase.
+    label: shown beside the progress.
+    program: its compiled functions.
+    state: where it starts, placed.
+    best: the snapshot before any validation, placed; None without one.
+    frozen: trees of the frozen roles, placed.
+    source: the training examples, cached targets among their entries.
+    validation: makes one pass over the placed validation batches.
+    steps: length.
+    steps_per_epoch: steps between validations.
+    batch_size: examples in a step.
+    stream_seed: decides the order of examples.
+    offset: steps made in earlier phases.
+    directory: of the run's record.
+    checkpoints: folder of the phase's checkpoints.
+    settings: how it is executed.
+    placement: on which devices.
+    show: makes the progress.
+    stop: whether the process was asked to stop.
+  """
+
+  name: str
+  label: str
+  program: Program
+  state: State
+  best: Best | None
+  frozen: Tree
+  source: ArraySource
+  validation: Callable[[], Iterable[Mapping[str, jax.Array]]]
+  steps: int
+  steps_per_epoch: int
+  batch_size: int
+  stream_seed: int
+  offset: int
+  directory: Path
+  checkpoints: Path
+  settings: Settings
+  placement: Placement
+  show: Callable[..., Progress]
+  stop: Stop
+
+  def train(self) -> tuple[Tree, dict[str, float]]:
+    """Trains from the newest checkpoint, or from the start.
+
+    Returns:
+      The outcome (`params` and `collections` of the trained roles, and
+      `memory`), and the time it took.
+    """
+    settings = self.settings
+    self._stream = self._new_stream()
+    with Checkpoints(
+      self.checkpoints, keep=settings.keep_checkpoints
+    ) as self._saved:
+      first, sums = self._restore()
+      end = lines_end(self.directory, self.offset + first)
+      with (
+        Writers.resume(
+          self.directory, end, trackers=settings.trackers
+        ) as self._writers,
+        self.show(self.steps, self.label, start=first) as bar,
+      ):
+        self._compile(bar)
+        self._history = History(
+          self._writers,
+          bar,
+          phase=self.name,
+          offset=self.offset,
+          every=settings.log_every_steps,
+          examples=self.batch_size,
+          diagnose=self._diagnose,
+          sums=sums,
+        )
+        began = time.monotonic()
+        for step in range(first, self.steps):
+          self._step(step)
+        self._history.drain()
+        seconds = time.monotonic() - began
+        self._writers.offset()
+    steps = self.steps - first
+    return self._outcome(), {
+      "seconds": round(seconds, 3),
+      "compile_seconds": round(self.program.seconds, 3),
+      "steps": steps,
+      "examples_per_second": round(steps * self.batch_size / seconds, 1),
+    }
+
+  def _new_stream(self):
+    return pipeline.stream(
+      self.source, batch_size=self.batch_size, seed=self.stream_seed
+    )
+
+  def _restore(self) -> tuple[int, Any]:
+    restored = self._saved.restore(
+      {"state": self.state, "best": self.best}, stream=self._stream
+    )
+    if restored is None:
+      return 0, None
+    self.state, self.best = restored.state["state"], restored.state["best"]
+    return restored.step, restored.meta["sums"]
+
+  def _compile(self, bar: Progress) -> None:
+    if not self.program.seconds:
+      bar.note(f"compiling phase {self.name} ...")
+      self.program.compile()
+      seconds = self.program.seconds
+      bar.note(f"compiled in {seconds:.1f} s", seconds=seconds)
+
+  def _step(self, step: int) -> None:
+    """One step and what falls due after it."""
+    epoch, last = step // self.steps_per_epoch, step == self.steps - 1
+    batch = self.placement.put_batch(next(self._stream))
+    self.state, metrics = self.program.step(self.state, self.frozen, batch)
+    self._history.train(step, epoch, metrics, last=last)
+    if self.best is not None and (
+      last or (step + 1) % self.steps_per_epoch == 0
+    ):
+      sums = self._validate()
+      self._history.validation(step, epoch, sums)
+      self.best = self.program.keep_best(self.best, self.state, sums["loss"])
+    due = (step + 1) % self.settings.checkpoint_every_steps == 0
+    stop = self.stop.due()
+    if (due or stop) and not last:
+      self._save(step + 1)
+      if stop:
+        self._saved.wait()
+        raise Preempted(
+          f"stopped after step {step + 1} of phase {self.name!r} as asked; "
+          "its state is saved, the same command resumes"
+        )
+
+  def _validate(self) -> Any:
+    """Sums of the validation loss and metrics, left on the device."""
+    sums = [
+      self.program.validate(self.state, self.frozen, batch)
+      for batch in self.validation()
+    ]
+    return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *sums)
+
+  def _save(self, step: int) -> None:
+    sums = self._history.drain()
+    self._writers.offset()  # the record is on disk before the state
+    self._saved.save(
+      step,
+      {"state": self.state, "best": self.best},
+      stream=self._stream,
+      meta={"phase": self.name, "sums": sums},
+    )
+
+  def _outcome(self) -> Tree:
+    final = self.state if self.best is None else self.best
+    return {
+      "params": final.params,
+      "collections": final.collections,
+      "memory": self.state.memory,
+    }
+
+  def _diagnose(self, step: int, means: Mapping[str, float]) -> NonFinite:
+    """The error that names what was not finite at a step."""
+    stream = self._new_stream()
+    batch = next(b for n, b in enumerate(stream) if n == step)
+    found = []
+    for name, rows in batch.items():
+      if np.issubdtype(rows.dtype, np.inexact):
+        bad = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        if bad.any():
+          ids = ", ".join(str(i) for i in batch["index"][bad][:5])
+          found.append(f"batch entry {name!r} of training example {ids}")
+    terms = ", ".join(f"{k}={v:g}" for k, v in sorted(means.items()))
+    saved = self._saved.latest
+    return NonFinite(
+      f"phase {self.name!r}, step {step}: "
+      + ("; ".join(found) + " not finite" if found else "a loss or parameter")
+      + (" is" if found else " is not finite, though the data are")
+      + f". Metrics of the step: {terms}. Nothing of it was kept; last "
+      + f"checkpoint: {f'step {saved} of this phase' if saved else 'none'}"
+    )

@@ -1,0 +1,212 @@
+"""The compiled functions of one phase: step, validation and targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd.method import Method, Nets, Phase, Usage, usage
+from jaxkd.parallel import Placement
+from jaxkd.training.state import Best, State
+from jaxkd.training.step import Metrics, make_step
+
+Array = jax.Array
+Tree = Any
+
+
+def merged(trained: Tree, frozen: Tree) -> dict[str, Tree]:
+  """Parameters and collections of trained and frozen roles together."""
+  return {
+    kind: {**frozen[kind], **getattr(trained, kind)}
+    for kind in ("params", "collections")
+  }
+
+
+def make_validation(
+  method: Method, phase: Phase
+) -> Callable[[State, Tree, Tree], Metrics]:
+  """Builds the function that sums the validation loss over one batch.
+
+  Args:
+    method: the method.
+    phase: one of its phases, with `validate`.
+
+  Returns:
+    `(state, frozen, batch) -> metrics`, (sum, weight) pairs, the validation
+    loss under the name `loss`.
+  """
+
+  def validate(state: State, frozen: Tree, batch: Tree) -> Metrics:
+    variables = merged(state, frozen)
+    nets = Nets(
+      method.roles,
+      variables["params"],
+      variables["collections"],
+      memory=state.memory,
+    )
+    loss = phase.validate(nets, batch)
+    return {"loss": (loss.total, loss.weight), **loss.metrics}
+
+  return validate
+
+
+def keep_best(best: Best, state: State, loss: tuple[Array, Array]) -> Best:
+  """The better of the best so far and the state; ties keep the older.
+
+  Args:
+    best: the best so far.
+    state: the present state.
+    loss: its validation loss, (sum, weight).
+
+  Returns:
+    The best, `epoch` counting validations from 0.
+  """
+  value = loss[0] / loss[1]
+  better = value < best.loss
+  seen = best.seen + 1
+
+  def choose(old, new):
+    return jnp.where(better, new, old)
+
+  return Best(
+    loss=choose(best.loss, value),
+    epoch=choose(best.epoch, best.seen),
+    seen=seen,
+    params=jax.tree.map(choose, best.params, state.params),
+    collections=jax.tree.map(choose, best.collections, state.collections),
+  )
+
+
+@dataclasses.dataclass
+class Compiled:
+  """A lowered function, compiled at its first call.
+
+  Attributes:
+    lowered: what `jax.jit(f).lower(...)` returned.
+    seconds: time that the compilation took; 0 before it.
+  """
+
+  lowered: Any
+  seconds: float = 0.0
+  _executable: Any = None
+
+  @property
+  def executable(self) -> Any:
+    """The compiled function."""
+    if self._executable is None:
+      start = time.monotonic()
+      self._executable = self.lowered.compile()
+      self.seconds = time.monotonic() - start
+    return self._executable
+
+  def __call__(self, *arguments: Any) -> Any:
+    return self.executable(*arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A phase's compiled functions; those it does not need are None.
+
+  Attributes:
+    step: `(state, frozen, batch) -> (state, metrics)`, state donated.
+    validate: `(state, frozen, batch) -> metrics`.
+    keep_best: `(best, state, loss) -> best`, best donated.
+  """
+
+  step: Compiled
+  validate: Compiled | None
+  keep_best: Compiled | None
+
+  @property
+  def seconds(self) -> float:
+    """Time spent in compiling."""
+    parts = (self.step, self.validate, self.keep_best)
+    return sum(part.seconds for part in parts if part)
+
+  def compile(self) -> None:
+    """Compiles everything that is not compiled yet."""
+    for part in (self.step, self.validate, self.keep_best):
+      if part:
+        _ = part.executable
+
+  @property
+  def fingerprint(self) -> str:
+    """Digest of the lowered programs, stable between processes."""
+    digest = hashlib.sha256()
+    for part in (self.step, self.validate):
+      if part:
+        digest.update(part.lowered.as_text().encode())
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass
+class Programs:
+  """What the seeds of a method share: it is traced and compiled once.
+
+  Attributes:
+    method: the method.
+    phases: programs by phase.
+  """
+
+  method: Method
+  phases: dict[str, Program] = dataclasses.field(default_factory=dict)
+  _usage: Usage | None = None
+
+  def usage(self, batch: Mapping[str, Any]) -> Usage:
+    """How the method uses its roles, traced at the first call."""
+    if self._usage is None:
+      self._usage = usage(self.method, batch)
+    return self._usage
+
+
+def build(
+  method: Method,
+  phase: Phase,
+  *,
+  state: State,
+  best: Best | None,
+  frozen: Tree,
+  batch: Mapping[str, Array],
+  validation_batch: Mapping[str, Array],
+  steps_per_epoch: int,
+  placement: Placement,
+) -> Program:
+  """Lowers the functions of a phase; they compile when first called.
+
+  Args:
+    method: the method.
+    phase: one of its phases.
+    state: the phase's state, placed.
+    best: the best snapshot, placed; None without validation.
+    frozen: trees of the frozen roles, placed.
+    batch: a training batch, placed.
+    validation_batch: a validation batch, placed.
+    steps_per_epoch: how many steps make an epoch.
+    placement: where results are placed.
+
+  Returns:
+    The program.
+  """
+  step = jax.jit(
+    make_step(method, phase, steps_per_epoch=steps_per_epoch),
+    donate_argnums=0,
+    out_shardings=(placement.of(state), placement.replicated),
+  ).lower(state, frozen, batch)
+  if best is None:
+    return Program(step=Compiled(step), validate=None, keep_best=None)
+  validate = jax.jit(
+    make_validation(method, phase), out_shardings=placement.replicated
+  ).lower(state, frozen, validation_batch)
+  loss = (jnp.float32(0), jnp.float32(1))
+  keep = jax.jit(
+    keep_best, donate_argnums=0, out_shardings=placement.of(best)
+  ).lower(best, state, jax.device_put(loss, placement.replicated))
+  return Program(
+    step=Compiled(step), validate=Compiled(validate), keep_best=Compiled(keep)
+  )

@@ -1,0 +1,116 @@
+"""The training state: one pytree, all that a checkpoint of a phase holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from jaxkd.method import Method, Phase, key_of, split_params
+
+Array = jax.Array
+Tree = Any
+
+
+@flax.struct.dataclass
+class State:
+  """What a phase's step changes.
+
+  Attributes:
+    step: steps made in this phase, int32.
+    failed: the first step of this phase at which a loss, parameter or
+      statistic was not finite, int32; -1 if there was none. From then on a
+      step changes nothing else.
+    rng: the phase's typed key; every draw folds in step and names.
+    params: parameters by role, of the roles that this phase trains.
+    collections: other variables (batch statistics) of these roles.
+    optimizer: optax states by update.
+    memory: what the method keeps between steps, by name.
+  """
+
+  step: Array
+  failed: Array
+  rng: Array
+  params: Mapping[str, Tree]
+  collections: Mapping[str, Tree]
+  optimizer: Mapping[str, Tree]
+  memory: Mapping[str, Tree]
+
+
+@flax.struct.dataclass
+class Best:
+  """The trained roles where the validation loss was lowest.
+
+  Attributes:
+    loss: that loss, float32; inf before the first validation.
+    epoch: the 0-based validation at which it was measured, int32.
+    seen: validations made so far, int32.
+    params: parameters by role.
+    collections: collections by role.
+  """
+
+  loss: Array
+  epoch: Array
+  seen: Array
+  params: Mapping[str, Tree]
+  collections: Mapping[str, Tree]
+
+  @classmethod
+  def of(cls, state: State) -> Best:
+    """The snapshot before any validation."""
+    return cls(
+      loss=jnp.float32(jnp.inf),
+      epoch=jnp.int32(-1),
+      seen=jnp.int32(0),
+      params=jax.tree.map(jnp.copy, state.params),
+      collections=jax.tree.map(jnp.copy, state.collections),
+    )
+
+
+def create(
+  method: Method,
+  phase: Phase,
+  variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
+  *,
+  used: tuple[str, ...],
+  rng: Array,
+  memory: Mapping[str, Tree],
+) -> tuple[State, Mapping[str, Mapping[str, Tree]]]:
+  """Builds the state of a phase and the frozen trees beside it.
+
+  Args:
+    method: the method.
+    phase: one of its phases.
+    variables: parameters and collections by role.
+    used: the roles that the phase runs.
+    rng: the run's typed key; the phase's name is folded in.
+    memory: what the method kept from the phase before.
+
+  Returns:
+    The state, and `{"params", "collections"}` of the roles that this phase
+    runs but does not train.
+  """
+  params, collections = variables
+  trained = phase.trains(tuple(method.roles))
+  optimizer = {}
+  for update in phase.updates:
+    chosen, _ = split_params(params, update.trainable)
+    optimizer[update.name] = update.optimizer.init(chosen)
+  state = State(
+    step=jnp.int32(0),
+    failed=jnp.int32(-1),
+    rng=key_of(rng, f"phase/{phase.name}"),
+    params={role: params[role] for role in trained},
+    collections={role: collections[role] for role in trained},
+    optimizer=optimizer,
+    memory=dict(memory),
+  )
+  given = [role for role in used if role not in trained]
+  frozen = {
+    "params": {role: params[role] for role in given},
+    "collections": {role: collections[role] for role in given},
+  }
+  return state, frozen

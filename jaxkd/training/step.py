@@ -1,0 +1,194 @@
+"""One jitted training step: any number of updates, exact means, no NaN kept.
+
+`step(state, frozen, batch) -> (state, metrics)` is pure. The state is donated;
+the frozen trees are arguments that are never differentiated and never
+donated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd.errors import ConfigError
+from jaxkd.method import (
+  Batch,
+  Method,
+  Nets,
+  Phase,
+  Step,
+  Update,
+  merge_params,
+  split_params,
+)
+from jaxkd.training.state import State
+
+Array = jax.Array
+Frozen = Mapping[str, Mapping[str, Any]]
+Metrics = dict[str, Any]
+
+
+def make_step(
+  method: Method, phase: Phase, *, steps_per_epoch: int
+) -> Callable[[State, Frozen, Batch], tuple[State, Metrics]]:
+  """Builds the pure step function of a phase.
+
+  Args:
+    method: the method.
+    phase: one of its phases.
+    steps_per_epoch: how many steps make an epoch.
+
+  Returns:
+    The step function. Metrics are (sum, weight) pairs, and the flag `finite`
+    of this step.
+  """
+
+  def step(state: State, frozen: Frozen, batch: Batch):
+    now = Step(index=state.step, epoch=state.step // steps_per_epoch)
+    batch = with_targets(method, phase, frozen, batch)
+    metrics: Metrics = {}
+    finite = jnp.bool_(True)
+    new = state
+    for update in phase.updates:
+      new, reported, fine = _apply(method, update, new, frozen, batch, now)
+      repeated = set(reported) & set(metrics)
+      if repeated:
+        raise ConfigError(
+          f"phase {phase.name!r}: two updates report the metric "
+          f"{sorted(repeated)[0]!r}"
+        )
+      metrics |= reported
+      finite = finite & fine
+    return _guarded(state, new, finite), {**metrics, "finite": finite}
+
+  return step
+
+
+def with_targets(
+  method: Method, phase: Phase, frozen: Frozen, batch: Batch
+) -> Batch:
+  """Adds the phase's targets to a batch, unless they came with it."""
+  missing = [name for name in phase.targets if name not in batch]
+  if not missing:
+    return batch
+  nets = Nets(method.roles, frozen["params"], frozen["collections"])
+  return {
+    **batch,
+    **{
+      name: jax.lax.stop_gradient(phase.targets[name](nets, batch))
+      for name in missing
+    },
+  }
+
+
+def _guarded(old: State, new: State, finite: Array) -> State:
+  """Keeps the old state from the first step on that was not finite."""
+  fine = finite & (old.failed < 0)
+
+  def choose(a, b):
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+      return a
+    return jnp.where(fine, b, a)
+
+  kept = jax.tree.map(choose, old, new)
+  failed = jnp.where((old.failed < 0) & ~finite, old.step, old.failed)
+  return kept.replace(step=old.step + 1, failed=failed)
+
+
+def _apply(
+  method: Method,
+  update: Update,
+  state: State,
+  frozen: Frozen,
+  batch: Batch,
+  now: Step,
+) -> tuple[State, Metrics, Array]:
+  """Makes one update, if it is due at this step."""
+
+  def due(state):
+    return _update(method, update, state, frozen, batch, now)
+
+  if update.every == 1:
+    return due(state)
+  shapes = jax.eval_shape(due, state)
+
+  def skipped(state):
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
+    return state, zeros, jnp.bool_(True)
+
+  return jax.lax.cond(now.index % update.every == 0, due, skipped, state)
+
+
+def _update(method, update, state, frozen, batch, now):
+  trained, rest = split_params(state.params, update.trainable)
+  training = update.trains(tuple(state.params))
+  rng = jax.random.fold_in(state.rng, now.index)
+
+  def objective(trained, collections, memory, batch, part):
+    params = merge_params(merge_params(trained, rest), frozen["params"])
+    nets = Nets(
+      method.roles,
+      params,
+      {**frozen["collections"], **collections},
+      training=training,
+      rng=jax.random.fold_in(rng, part),
+      memory=memory,
+    )
+    loss = update.loss(nets, batch, now)
+    changed = {role: nets.collections[role] for role in collections}
+    memory = {**memory, **loss.memory}
+    return loss.total, (loss.weight, dict(loss.metrics), changed, memory)
+
+  gradient = jax.value_and_grad(objective, has_aux=True)
+  collections, memory = dict(state.collections), dict(state.memory)
+  totals = None
+  # Micro-batches are unrolled: a convolution inside lax.scan is slow on CPU.
+  for part, micro in enumerate(_split(batch, update.accumulate)):
+    (total, aux), grads = gradient(trained, collections, memory, micro, part)
+    weight, metrics, collections, memory = aux
+    sums = (total, weight, grads, metrics)
+    totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+  total, weight, grads, metrics = totals
+  # The gradient of total / weight: exact means whatever the split.
+  divisor = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+  grads = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), grads)
+  steps, optimizer = update.optimizer.update(
+    grads, state.optimizer[update.name], trained
+  )
+  trained = optax.apply_updates(trained, steps)
+  metrics = {update.name: (total, weight), **metrics}
+  new = state.replace(
+    params=merge_params(trained, rest),
+    collections=collections,
+    optimizer={**state.optimizer, update.name: optimizer},
+    memory=memory,
+  )
+  return new, metrics, _all_finite((total, trained, collections, memory))
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+  size = len(jax.tree.leaves(batch)[0])
+  if size % parts:
+    raise ConfigError(
+      f"accumulate={parts}: the batch of {size} cannot be split evenly"
+    )
+  if parts == 1:
+    return [batch]
+  width = size // parts
+  return [
+    {k: v[n * width : (n + 1) * width] for k, v in batch.items()}
+    for n in range(parts)
+  ]
+
+
+def _all_finite(tree: Any) -> Array:
+  leaves = [
+    jnp.all(jnp.isfinite(leaf))
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.stack(leaves)) if leaves else jnp.bool_(True)
