@@ -167,8 +167,10 @@ def _compile_cache() -> str:
     return f"{path} (belongs to another user, not used)"
   if os.name == "posix" and state.st_mode & 0o077:
     mode = f"{state.st_mode & 0o777:o}"
-    what = "writable by others, not used" if state.st_mode & 0o022 else (
-      "readable by others"
+    what = (
+      "writable by others, not used"
+      if state.st_mode & 0o022
+      else ("readable by others")
     )
     return f"{path} ({what}, mode {mode}: chmod 700 it)"
   return f"{path} (private)"

@@ -50,7 +50,9 @@ def double_precision() -> contextlib.AbstractContextManager:
   """Returns a context in which JAX computes in float64 where it is given."""
   if hasattr(jax, "enable_x64"):
     return jax.enable_x64(True)
-  return jax.experimental.enable_x64()  # jax < 0.8
+  from jax.experimental import enable_x64  # jax < 0.8
+
+  return enable_x64()
 
 
 # Layouts: one function per kind of PyTorch weight.

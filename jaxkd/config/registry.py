@@ -97,10 +97,13 @@ def register_all() -> None:
   for obj in _public_classes(data):
     if dataclasses.is_dataclass(obj) and hasattr(obj, "splits"):
       register(obj, module=data.__name__)
-  register(network.Network, module=network.__name__)
-  register(parallel.Mesh, module=parallel.__name__)
-  register(phase.Settings, module=phase.__name__)
-  register(experiment.Experiment, module=experiment.__name__)
+  for obj in (
+    experiment.Experiment,
+    network.Network,
+    parallel.Mesh,
+    phase.Settings,
+  ):
+    register(obj, module=obj.__module__)
   _ROOMS_REGISTERED = True
 
 

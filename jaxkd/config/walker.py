@@ -62,7 +62,8 @@ class Walker:
         self._losers[binding.label] = self._winners[binding.label]
       self._winners[binding.label] = binding
     self._macros = {b.name: b for b in self._winners.values() if b.is_macro}
-    self._sizes = graph.Sizes(self._winners.values(), problems)
+    self._definitions = {name: b.value for name, b in self._macros.items()}
+    self._sizes = graph.Sizes(bindings, problems)
 
   def statements_are_sound(self) -> bool:
     """Checks each statement alone.
@@ -139,8 +140,7 @@ class Walker:
   def _check_type(self, binding: Binding) -> None:
     obj = registry.entry(binding.name).obj
     annotation = registry.parameters(obj)[binding.parameter].annotation
-    definitions = {name: b.value for name, b in self._macros.items()}
-    value = values.inline(binding.value, definitions)
+    value = values.inline(binding.value, self._definitions)
     wrong = annotations.mismatch(value, annotation, _lookup)
     if wrong:
       sources = [
@@ -165,7 +165,7 @@ class Walker:
 
   def _check_macros(self) -> None:
     used: set[str] = set()
-    definitions = {name: [b.value] for name, b in self._macros.items()}
+    definitions = {name: [v] for name, v in self._definitions.items()}
     for binding in self._bindings:
       for name in values.macros(binding.value):
         if name not in self._macros and name != values.REQUIRED:

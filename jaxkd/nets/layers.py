@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import dtypes
 from jax.typing import DTypeLike
 
 from jaxkd.nets import initializers
@@ -54,7 +55,7 @@ class Linear(nn.Module):
     kernel = self.param(
       "kernel", self.kernel_init, (fan_in, self.features), jnp.float32
     )
-    inputs, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+    inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
     return _add_bias(self, inputs @ kernel, fan_in, self.bias_init)
 
 
@@ -93,7 +94,7 @@ class Conv(nn.Module):
     inputs_per_group = inputs.shape[-1] // self.groups
     shape = (self.kernel_size,) * axes + (inputs_per_group, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-    inputs, kernel = nn.dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+    inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
     spatial = tuple(range(1, axes + 1))
     channels_last = (0, axes + 1, *spatial)
     outputs = jax.lax.conv_general_dilated(

@@ -1,6 +1,7 @@
 """Figures of what happened during training: curves, routing, masks."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ MOST_LABELS = 6
 
 
 def curves(work: load.Workdir) -> style.Plot:
-  """Returns loss terms and accuracy over steps, a column a phase.
+  """Returns loss terms and accuracies over steps.
 
-  A row a label holds its loss terms; then a row an accuracy metric compares
-  the labels.
+  Every label has a row of loss terms and, below it, one of accuracies, with a
+  panel a phase. All accuracies share one scale.
 
   Args:
     work: the workdir.
@@ -26,25 +27,36 @@ def curves(work: load.Workdir) -> style.Plot:
   title = "Training curves"
   terms = [name for name in work.metrics if _is_term(name)]
   accuracies = [n for n in work.metrics if n.split("/")[0] == "accuracy"]
-  if not terms and not accuracies:
-    return style.skipped("curves", title, "no run has logged a metric yet")
-  shown, labels = terms[:MOST_TERMS], work.labels[:MOST_LABELS]
-  loss_labels = [
-    label for label in labels if any(_has(work, label, t) for t in shown)
+  rows = [
+    row
+    for label in work.labels[:MOST_LABELS]
+    for row in _rows_of(work, label, terms[:MOST_TERMS], accuracies)
   ]
-  phases, accuracies = work.phases, accuracies[:4]
-  height = len(loss_labels) + len(accuracies)
-  figure = style.new_figure(3.4 * len(phases) + 2.6, 2.3 * height + 0.3)
-  grid = figure.subplots(height, len(phases), squeeze=False)
-  for axes, label in zip(grid, loss_labels, strict=False):
-    _loss_row(axes, work, label, shown, phases)
-  for axes, name in zip(grid[len(loss_labels) :], accuracies, strict=True):
-    _accuracy_row(axes, work, name, labels, phases)
-  for axes, phase in zip(grid[0], phases, strict=True):
-    axes.set_title(f"phase {style.short(phase)}")
-  for axes in grid[-1]:
-    axes.set_xlabel("step")
-  text = _curves_text(work, terms, accuracies, labels)
+  if not rows:
+    return style.skipped("curves", title, "no run has logged a metric yet")
+  columns = max(len(row.phases) for row in rows)
+  heights = [max(2.1, 0.21 * len(row.names) + 0.4) for row in rows]
+  figure = style.new_figure(3.5 * columns + 2.4, sum(heights) + 0.8)
+  grid = figure.subplots(
+    len(rows), columns, squeeze=False, height_ratios=heights
+  )
+  term_colours = style.colours(terms[:MOST_TERMS])
+  accuracy_colours = style.colours(accuracies)
+  limits = []
+  for axes, row in zip(grid, rows, strict=True):
+    if row.accuracy:
+      limits += _draw_row(axes, work, row, accuracy_colours)
+    else:
+      _draw_row(axes, work, row, term_colours)
+  for axes, row in zip(grid, rows, strict=True):
+    if row.accuracy and limits:
+      low, high = min(limits), max(limits)
+      margin = 0.05 * max(high - low, 0.02)
+      for panel in axes:
+        panel.set_ylim(low - margin, high + margin)
+  entries = _split_entries(work) + _seed_entries(work)
+  figure.legend(handles=entries, loc="outside lower left", ncols=len(entries))
+  text = _curves_text(work, terms, accuracies)
   return style.Plot(name="curves", title=title, figure=figure, text=text)
 
 
@@ -129,60 +141,83 @@ def masks(work: load.Workdir) -> style.Plot:
   return style.Plot(name="masks", title=title, figure=figure, text=text)
 
 
-def _loss_row(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Row:
+  """A row of panels: one label's loss terms or accuracies in its phases."""
+
+  label: str
+  names: list[str]
+  phases: list[str]
+  accuracy: bool
+  first: bool  # of its label: carries the titles
+
+
+def _rows_of(
+  work: load.Workdir, label: str, terms: list[str], accuracies: list[str]
+) -> list[_Row]:
+  """Returns the rows of a label, without those that would be empty."""
+  used = [
+    [name for name in names if _has(work, label, name)]
+    for names in (terms, accuracies)
+  ]
+  seen = {
+    row["phase"]
+    for run in work.of(label)
+    for row in run.rows
+    if not row["metrics"].keys().isdisjoint([*used[0], *used[1]])
+  }
+  shown = [i for i in (0, 1) if used[i]]
+  return [
+    _Row(
+      label=label,
+      names=used[i],
+      phases=[phase for phase in work.phases if phase in seen],
+      accuracy=bool(i),
+      first=i == shown[0],
+    )
+    for i in shown
+  ]
+
+
+def _draw_row(
   axes: Sequence[Any],
   work: load.Workdir,
-  label: str,
-  terms: Sequence[str],
-  phases: Sequence[str],
-) -> None:
-  colour_of = style.colours(terms)
-  used = [term for term in terms if _has(work, label, term)]
-  for panel, phase in zip(axes, phases, strict=True):
-    drawn = [
-      _draw(panel, work, label, term, split, phase, colour_of[term])
-      for term in used
-      for split in STYLES
-    ]
-    values = np.concatenate([np.ravel(x) for x in drawn] or [np.empty(0)])
+  row: _Row,
+  colour_of: Mapping[str, str],
+) -> list[float]:
+  """Draws the panels of a row; returns the extremes of their values."""
+  limits = []
+  for panel, phase in zip(axes, row.phases, strict=False):
+    values = np.concatenate(
+      [
+        _draw(panel, work, row.label, name, split, phase, colour_of[name])
+        for name in row.names
+        for split in STYLES
+      ]
+    )
+    if row.first:
+      panel.set_title(f"{style.short(row.label, 20)}: {style.short(phase, 20)}")
     if not values.size:
       panel.set_axis_off()
-    elif values.min() > 0 and values.max() > 100 * values.min():
+      continue
+    panel.set_xlabel("step")
+    low, high = float(values.min()), float(values.max())
+    limits += [low, high]
+    if not row.accuracy and low > 0 and high > 100 * low:
       panel.set_yscale("log")
       panel.yaxis.set_major_formatter("{x:g}")
       panel.yaxis.set_minor_formatter("")
-  _ylabel(axes, f"{style.short(label, 22)}\nloss terms")
-  entries = [style.line(colour_of[t], style.short(t)) for t in used]
-  style.legend(axes[-1], [*entries, *_split_entries(work)])
-
-
-def _accuracy_row(
-  axes: Sequence[Any],
-  work: load.Workdir,
-  name: str,
-  labels: Sequence[str],
-  phases: Sequence[str],
-) -> None:
-  colour_of = style.colours(work.labels)
-  used = [label for label in labels if _has(work, label, name)]
-  low, high = 1.0, 0.0
-  for panel, phase in zip(axes, phases, strict=True):
-    drawn = [
-      _draw(panel, work, label, name, split, phase, colour_of[label])
-      for label in used
-      for split in STYLES
-    ]
-    values = np.concatenate([np.ravel(x) for x in drawn] or [np.empty(0)])
-    if values.size:
-      low, high = min(low, values.min()), max(high, values.max())
-    else:
-      panel.set_axis_off()
-  margin = 0.05 * max(high - low, 0.02)
-  for panel in axes:
-    panel.set_ylim(low - margin, high + margin)
-  _ylabel(axes, style.wrapped(name, 22))
-  entries = [style.line(colour_of[x], style.short(x)) for x in used]
-  style.legend(axes[-1], [*entries, *_split_entries(work)])
+  for panel in axes[len(row.phases) :]:
+    panel.set_axis_off()
+  drawn = [panel for panel in axes if panel.axison]
+  if drawn:
+    drawn[0].set_ylabel("accuracy" if row.accuracy else "loss terms")
+  entries = [style.line(colour_of[n], style.short(n)) for n in row.names]
+  if len(axes) > len(row.phases):
+    style.legend(axes[len(row.phases)], entries, inside=True)
+  else:
+    style.legend(axes[-1], entries)
+  return limits
 
 
 def _draw(
@@ -209,14 +244,6 @@ def _draw(
     axes.plot(common, series[0].values(), "o", color=colour, ms=4)
   values = np.asarray([v for points in series for v in points.values()])
   return values[np.isfinite(values)]
-
-
-def _ylabel(axes: Sequence[Any], text: str) -> None:
-  """Names the row at its first panel that shows data."""
-  for panel in axes:
-    if panel.axison:
-      panel.set_ylabel(text)
-      return
 
 
 def _is_term(name: str) -> bool:
@@ -255,7 +282,7 @@ def _split_entries(work: load.Workdir) -> list[Any]:
     for split, ls in STYLES.items()
     if split in splits
   ]
-  return entries + _seed_entries(work)[1:]
+  return entries
 
 
 def _last(work: load.Workdir, label: str, name: str, split: str) -> float:
@@ -277,15 +304,13 @@ def _final(
 
 
 def _curves_text(
-  work: load.Workdir,
-  terms: Sequence[str],
-  accuracies: Sequence[str],
-  labels: Sequence[str],
+  work: load.Workdir, terms: Sequence[str], accuracies: Sequence[str]
 ) -> str:
+  labels = work.labels[:MOST_LABELS]
   final = ", ".join(
-    f"{label} {_last(work, label, name, 'validation'):.3g} ({name})"
-    for name in accuracies
+    f"{label} {name} {_last(work, label, name, 'validation'):.3g}"
     for label in labels
+    for name in accuracies
     if any(run.series(name, "validation") for run in work.of(label))
   )
   parts = [
@@ -294,9 +319,7 @@ def _curves_text(
     " thick; validation dashed."
   ]
   if final:
-    parts.append(f"Last validation accuracy, mean over seeds: {final}.")
-  if len(terms) > MOST_TERMS:
-    parts.append(f"Not drawn: {', '.join(terms[MOST_TERMS:])}.")
-  if len(work.labels) > MOST_LABELS:
-    parts.append(f"Not drawn: {', '.join(work.labels[MOST_LABELS:])}.")
+    parts.append(f"Last on validation, mean over seeds: {final}.")
+  if left := [*terms[MOST_TERMS:], *work.labels[MOST_LABELS:]]:
+    parts.append(f"Not drawn: {', '.join(left)}.")
   return " ".join(parts)

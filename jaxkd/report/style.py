@@ -14,7 +14,8 @@ import numpy as np
 from jaxkd import extras
 from jaxkd.evaluation import statistics
 
-# Okabe and Ito's colours, told apart with every common colour blindness.
+# Okabe and Ito's colours without yellow, then some of Tol's: told apart with
+# every common colour blindness, on white.
 PALETTE = (
   "#0072B2",
   "#D55E00",
@@ -22,8 +23,11 @@ PALETTE = (
   "#CC79A7",
   "#E69F00",
   "#56B4E9",
-  "#7F3C8D",
+  "#332288",
   "#000000",
+  "#882255",
+  "#999933",
+  "#7A4A1E",
 )
 GREY = "#666666"
 
@@ -127,12 +131,18 @@ def line(colour: str, label: str, **options: Any) -> Any:
   return lines.Line2D([], [], color=colour, label=label, **options)
 
 
-def legend(axes: Any, entries: Sequence[Any]) -> None:
-  """Puts a legend to the right of the axes, off the data."""
+def legend(axes: Any, entries: Sequence[Any], *, inside: bool = False) -> None:
+  """Puts a legend off the data.
+
+  Args:
+    axes: matplotlib axes.
+    entries: what `line` returns.
+    inside: the axes are empty and hold the legend; else it goes to their right.
+  """
   axes.legend(
     handles=entries,
     loc="upper left",
-    bbox_to_anchor=(1.02, 1.0),
+    bbox_to_anchor=(-0.12 if inside else 1.02, 1.0),
     borderaxespad=0.0,
     handlelength=2.4,
   )

@@ -69,6 +69,8 @@ HOSTILE = {
     f"M{i} = ({f'%M{i + 1},' * 40})\n" for i in range(6)
   )
   + "M6 = ()\nExperiment.note = %M0\n",
+  "overridden_lines_that_multiply": f"M = ({'1,' * 9000})\n"
+  + f"Experiment.note = ({'%M,' * 3000})\n" * 5,
   "long_chain_of_macros": "".join(f"M{i} = %M{i + 1}\n" for i in range(3000)),
   "object_of_itself": "Experiment.controls = (@Control(),)\n"
   "Control.method = 1\nControl.children = (@Control(),)\n",

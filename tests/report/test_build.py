@@ -102,7 +102,7 @@ def test_many_terms_and_teachers_are_drawn_or_named(tmp_path):
   folder = fabricate.experiment(tmp_path, seeds=1, teachers=teachers)
   for path in folder.glob("runs/*/*/metrics.jsonl"):
     path.write_text(path.read_text().replace('"task":', '"a":1,"b":2,"task":'))
-    for name in "cdefgh":
+    for name in "cdefghijk":
       path.write_text(path.read_text().replace('"a":', f'"{name}":3,"a":'))
   text = report.build(folder)["page"].read_text()
   assert "Not drawn: task, kd, load_balance" in text

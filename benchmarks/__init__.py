@@ -1,0 +1,1 @@
+"""Speed and memory, each benchmark a command that prints JSON."""
