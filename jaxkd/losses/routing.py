@@ -7,10 +7,19 @@ different teachers.
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 
 from jaxkd.losses.divergence import kl
 
 Array = jax.Array
+
+
+def _check(student: Array, teachers: Array) -> None:
+  if teachers.shape[:1] + teachers.shape[2:] != student.shape:
+    raise ValueError(
+      f"teacher logits {teachers.shape} must have the shape of the student "
+      f"logits {student.shape} with an axis of teachers after the first"
+    )
 
 
 def routed_kl(
@@ -41,6 +50,7 @@ def routed_kl(
 
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
+  _check(student, teachers)
   ways, k = teachers.shape[1], chosen.shape[1]
   if k > ways:
     raise ValueError(f"k={k} teachers chosen, but there are only {ways}")
@@ -91,19 +101,27 @@ def mixture_kl(
 
   Returns:
     [B], nats times T^2, averaged over dense positions.
+
+  Raises:
+    ValueError: if the teachers' shape does not fit the student's.
   """
-  weights = jax.nn.softmax(gate_logits, axis=-1)
-  mixed = jnp.einsum("bw,bw...->b...", weights, teachers)
+  _check(student, teachers)
+  weights = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)
+  mixed = jnp.einsum(
+    "bw,bw...->b...", weights, teachers.astype(jnp.float32)
+  )
   values = kl(student, mixed, temperature=temperature)
   return jnp.mean(values.reshape(len(values), -1), axis=1)
 
 
-def _batch_mean(values: Array, where: Array | None) -> Array:
-  if where is None:
-    return jnp.mean(values, axis=0)
-  keep = where.astype(jnp.float32)[:, None]
-  total = jnp.sum(jnp.where(keep > 0, values, 0.0) * keep, axis=0)
-  return total / jnp.maximum(jnp.sum(keep), 1.0)
+def _log_shares(gate_logits: Array, where: Array | None) -> Array:
+  """log of the mean choice m, [W]; uniform if no example counts."""
+  keep = jnp.ones(len(gate_logits)) if where is None else where
+  keep = keep.astype(jnp.float32)[:, None]
+  gate_logits = jnp.where(keep > 0, gate_logits.astype(jnp.float32), 0.0)
+  keep = jnp.where(jnp.sum(keep) > 0, keep, 1.0)
+  log_p = jax.nn.log_softmax(gate_logits, axis=-1)
+  return logsumexp(log_p, axis=0, b=keep) - jnp.log(jnp.sum(keep))
 
 
 def load_balance_kl(
@@ -122,9 +140,8 @@ def load_balance_kl(
 
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
-  probabilities = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)
-  log_mean = jnp.log(_batch_mean(probabilities, where))
-  return -jnp.mean(log_mean) - jnp.log(gate_logits.shape[-1])
+  log_m = _log_shares(gate_logits, where)
+  return -jnp.mean(log_m) - jnp.log(gate_logits.shape[-1])
 
 
 def load_balance_cv(
@@ -144,6 +161,9 @@ def load_balance_cv(
 
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
-  probabilities = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)
-  share = _batch_mean(probabilities, where)
-  return jnp.std(share, ddof=1) / jnp.mean(share)
+  share = jnp.exp(_log_shares(gate_logits, where))
+  mean = jnp.mean(share)
+  variance = jnp.sum((share - mean) ** 2) / max(len(share) - 1, 1)
+  # The square root has no gradient at 0, where all shares are equal.
+  spread = variance > 0
+  return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0) / mean

@@ -63,9 +63,8 @@ class _Noise(logging.Filter):
   """Drops what orbax says of errors that reach us as exceptions anyway."""
 
   def filter(self, record: logging.LogRecord) -> bool:
-    return (
-      "orbax" not in record.pathname
-      and not (record.name == "asyncio" and "OCDBT" in str(record.msg))
+    return "orbax" not in record.pathname and not (
+      record.name == "asyncio" and "OCDBT" in str(record.msg)
     )
 
 

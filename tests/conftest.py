@@ -1,0 +1,30 @@
+"""Eight virtual CPU devices, strict ranks, one compilation cache, no luck.
+
+What JAX reads from the environment is set before anything imports it, and
+reaches the processes that tests start.
+"""
+
+import os
+
+import hypothesis
+
+DEVICES = "--xla_force_host_platform_device_count"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8"
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+hypothesis.settings.register_profile(
+  "jaxkd", derandomize=True, deadline=None, database=None
+)
+hypothesis.settings.load_profile("jaxkd")
+
+
+def pytest_configure(config):
+  """Keeps compiled programs under pytest's cache, for this user alone."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = config.cache.mkdir("jax")
+    folder.chmod(0o700)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
