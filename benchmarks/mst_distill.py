@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +29,7 @@ from benchmarks import harness
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.experiment import count_params
-from jaxkd.method import initialise
+from jaxkd.method import Batch, Phase, initialise
 from jaxkd.methods.mst_distill import MSTDistill
 from jaxkd.nets import CNNI, LeNet5, ThreeLayerCNN
 from jaxkd.network import Network
@@ -38,18 +37,15 @@ from jaxkd.parallel import Mesh, Placement
 from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build
-from jaxkd.training.state import create
+from jaxkd.training.state import State, create
 from jaxkd.training.workdir import Run
 
 try:
-  import torch
-
-  from benchmarks.torch_mst import TorchMST
+  from benchmarks import torch_mst
 except ImportError:
-  torch = None
+  torch_mst = None
 
 EPOCHS = 100
-SECONDS_OF = {"torch_stage1": "stage1", "torch_stage2": "stage2"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ class Budget:
   """
 
   hidden_dim_factor: int = 2
-  repetitions: int = 15
+  repetitions: int = 9
   images: int = 2048
   batch_size: int = 16
   cache_batch_size: int = 256
@@ -77,7 +73,7 @@ FULL = Budget()
 QUICK = Budget(
   hidden_dim_factor=8,
   repetitions=3,
-  images=256,
+  images=128,
   cache_batch_size=64,
   sample_seconds=0.1,
 )
@@ -111,6 +107,20 @@ def av_mnist_method(hidden_dim_factor: int) -> MSTDistill:
   )
 
 
+class Start(NamedTuple):
+  """What a phase starts from, placed.
+
+  Attributes:
+    phase: the phase.
+    state: its state.
+    frozen: trees of the frozen roles.
+  """
+
+  phase: Phase
+  state: State
+  frozen: Any
+
+
 class Ours:
   """jaxkd's compiled steps, one phase after the other."""
 
@@ -122,40 +132,36 @@ class Ours:
     self.batch = next(pipeline.batches(splits.train, budget.batch_size))
     self.usage = Programs(self.method).usage(self.batch)
     self.compile_s: dict[str, float] = {}
-    self._variables = initialise(
-      self.method, jax.random.key(0), self.usage.inputs
-    )
 
-  def frozen(self, phase_name: str) -> tuple[Any, Any, Any]:
-    """A phase, its fresh state, and the trees frozen beside it, placed."""
+  def begin(self, phase_name: str) -> Start:
+    """What a phase starts from, with freshly drawn variables."""
     phase = next(p for p in self.method.phases if p.name == phase_name)
+    rng = jax.random.key(0)
     state, frozen = create(
       self.method,
       phase,
-      jax.tree.map(lambda x: x.copy(), self._variables),
+      initialise(self.method, rng, self.usage.inputs),
       used=self.usage.roles[phase_name],
-      rng=jax.random.key(0),
+      rng=rng,
       memory=self.method.memory,
     )
-    state, frozen = jax.device_put(
-      (state, frozen), self.placement.of((state, frozen))
-    )
-    return phase, state, frozen
+    shardings = self.placement.of((state, frozen))
+    return Start(phase, *jax.device_put((state, frozen), shardings))
 
   def step(
-    self, name: str, phase_name: str, batch: Any = None
+    self, name: str, start: Start, batch: Batch | None = None
   ) -> Callable[[], None]:
     """Builds and compiles a phase's step, as a call that makes one step.
 
     Args:
       name: under which the compile time is recorded.
-      phase_name: the phase.
+      start: of the phase; its state is donated at the first call.
       batch: a batch with cached targets; by default one without.
 
     Returns:
       The call.
     """
-    phase, state, frozen = self.frozen(phase_name)
+    phase, state, frozen = start
     batch = self.placement.put_batch(self.batch if batch is None else batch)
     began = time.perf_counter()
     program = build(
@@ -181,12 +187,11 @@ class Ours:
 
     return call
 
-  def cache(self) -> tuple[ArraySource, float]:
+  def cache(self, start: Start) -> tuple[ArraySource, float]:
     """The training examples with their cached logits, and its seconds.
 
     The time includes the compilation, which every run pays.
     """
-    phase, _, frozen = self.frozen("distil")
     trainer = Trainer(
       method=self.method,
       splits=self.splits,
@@ -197,14 +202,14 @@ class Ours:
       placement=self.placement,
     )
     began = time.perf_counter()
-    source = trainer._with_cached_targets(phase, self.splits.train, frozen)
+    source = trainer._with_cached_targets(
+      start.phase, self.splits.train, start.frozen
+    )
     return source, time.perf_counter() - began
 
   def feed(self, source: ArraySource) -> Callable[[], None]:
     """A call that fetches the next batch and puts it on the device."""
-    stream = pipeline.stream(
-      source, batch_size=self.budget.batch_size, seed=0
-    )
+    stream = pipeline.stream(source, batch_size=self.budget.batch_size, seed=0)
 
     def call():
       jax.block_until_ready(self.placement.put_batch(next(stream)))
@@ -212,31 +217,79 @@ class Ours:
     return call
 
 
-def torch_batch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
-  """The batch, channels first."""
-  moved = {
-    name: torch.from_numpy(np.moveaxis(batch[name], -1, 1).copy())
-    for name in ("image", "audio")
-  }
-  return {**moved, "label": torch.from_numpy(batch["label"]).long()}
+class Measurement:
+  """One run of the benchmark: stage after stage, figures by name."""
 
+  def __init__(self, budget: Budget):
+    """Prepares the data."""
+    self.budget = budget
+    self.ours = Ours(budget, random_splits(budget.images))
+    self.seconds: dict[str, float] = {}
+    self.ratios: dict[str, float] = {}
+    self.memory: dict[str, harness.Memory] = {}
 
-def torch_steps(budget: Budget, stage: int, batch: Any) -> dict[str, Any]:
-  """PyTorch's steps of a stage, by name; none without torch."""
-  if torch is None:
-    return {}
-  torch.manual_seed(0)
-  peer = TorchMST(hidden_dim_factor=budget.hidden_dim_factor)
-  peer.begin(stage)
-  batch = torch_batch(batch)
-  if stage < 3:
-    step = getattr(peer, f"stage{stage}")
-    return {f"torch_stage{stage}": lambda: step(batch)}
-  logits = peer.specialist_logits(batch)
-  return {
-    "torch_stage3": lambda: peer.stage3(batch),
-    "torch_stage3_student": lambda: peer.student_step(batch, logits),
-  }
+  def early_stage(self, stage: int, phase_name: str) -> None:
+    """Stage 1 or 2."""
+    name, peer = f"stage{stage}", f"torch_stage{stage}"
+    with harness.memory_high_water() as self.memory[name]:
+      step = self.ours.step(name, self.ours.begin(phase_name))
+      step()
+    steps = {name: step, **self._peer(stage)}
+    self._time(steps, [(name, peer)])
+
+  def last_stage(self) -> None:
+    """Stage 3 with cached and with live specialised teachers."""
+    ours, memory = self.ours, self.memory
+    start = ours.begin("distil")
+    with harness.memory_high_water() as memory["cache"]:
+      source, self.seconds["cache"] = ours.cache(start)
+    batch = next(pipeline.batches(source, self.budget.batch_size))
+    with harness.memory_high_water() as memory["stage3_cached"]:
+      cached = ours.step("stage3_cached", start, batch)
+      cached()
+    start = start._replace(state=ours.begin("distil").state)
+    with harness.memory_high_water() as memory["stage3_live"]:
+      live = ours.step("stage3_live", start)
+      live()
+    steps = {
+      "stage3_live": live,
+      "stage3_cached": cached,
+      "input": ours.feed(source),
+      **self._peer(3),
+    }
+    self._time(
+      steps,
+      [
+        ("stage3_live", "torch_stage3"),
+        ("stage3_cached", "torch_stage3"),
+        ("stage3_cached", "torch_stage3_student"),
+      ],
+    )
+
+  def _peer(self, stage: int) -> dict[str, Callable[[], Any]]:
+    """PyTorch's steps of a stage, by name; none without torch."""
+    if torch_mst is None:
+      return {}
+    factor = self.budget.hidden_dim_factor
+    return torch_mst.steps(stage, self.ours.batch, hidden_dim_factor=factor)
+
+  def _time(
+    self, steps: dict[str, Callable], pairs: list[tuple[str, str]]
+  ) -> None:
+    """Times steps in turns, and keeps medians and paired ratios."""
+    samples = harness.interleave(
+      steps,
+      repetitions=self.budget.repetitions,
+      warm_up=1,
+      sample_seconds=self.budget.sample_seconds,
+    )
+    for name in steps:
+      self.seconds[name] = samples.median(name)
+    for first, second in pairs:
+      if second in steps:
+        ratio = samples.ratio(first, second)
+        self.ratios[f"{first}_over_{second}"] = round(ratio, 3)
+    report(samples)
 
 
 def measure(budget: Budget) -> dict[str, Any]:
@@ -248,77 +301,31 @@ def measure(budget: Budget) -> dict[str, Any]:
   Returns:
     The JSON record.
   """
-  result = describe(budget)
-  ours = Ours(budget, random_splits(budget.images))
-  result["parameters"] = count_params(ours.method, ours.batch)
-  memory, seconds, ratios = {}, {}, {}
-
-  def timed(stage, steps, pairs):
-    steps |= torch_steps(budget, stage, ours.batch)
-    samples = harness.interleave(
-      steps,
-      repetitions=budget.repetitions,
-      warm_up=2,
-      sample_seconds=budget.sample_seconds,
-    )
-    seconds.update({name: samples.median(name) for name in samples.seconds})
-    for name, (first, second) in pairs.items():
-      if second in steps:
-        ratios[name] = round(samples.ratio(first, second), 3)
-    report(samples)
-
-  for stage, phase in ((1, "collaborate"), (2, "specialise")):
-    name, peer = f"stage{stage}", f"torch_stage{stage}"
-    with harness.memory_high_water() as memory[name]:
-      step = ours.step(name, phase)
-      step()
-    timed(stage, {name: step}, {f"{name}_over_torch": (name, peer)})
-    del step
-    gc.collect()
-  with harness.memory_high_water() as memory["cache"]:
-    source, seconds["cache"] = ours.cache()
-  cached = next(pipeline.batches(source, budget.batch_size))
-  with harness.memory_high_water() as memory["stage3_cached"]:
-    from_cache = ours.step("stage3_cached", "distil", cached)
-    from_cache()
-  with harness.memory_high_water() as memory["stage3_live"]:
-    live = ours.step("stage3_live", "distil")
-    live()
-  timed(
-    3,
-    {
-      "stage3_live": live,
-      "stage3_cached": from_cache,
-      "input": ours.feed(source),
-    },
-    {
-      "stage3_live_over_torch": ("stage3_live", "torch_stage3"),
-      "stage3_cached_over_torch": ("stage3_cached", "torch_stage3"),
-      "stage3_cached_over_torch_student": (
-        "stage3_cached", "torch_stage3_student"
-      ),
-    },
-  )  # fmt: skip
+  head = describe(budget)
+  run = Measurement(budget)
+  run.early_stage(1, "collaborate")
+  run.early_stage(2, "specialise")
+  run.last_stage()
+  ours = run.ours
   return {
-    **result,
-    **{f"{name}_s": round(value, 6) for name, value in seconds.items()},
-    **whole_stage(seconds, result["steps_per_epoch"]),
-    "paired_ratios": ratios,
+    **head,
+    "parameters": count_params(ours.method, ours.batch),
+    **{f"{name}_s": round(value, 6) for name, value in run.seconds.items()},
+    **whole_stage(run.seconds, head["steps_per_epoch"]),
+    "paired_ratios": run.ratios,
     "compile_s": ours.compile_s,
-    "memory": {name: value.record() for name, value in memory.items()},
+    "memory": {name: value.record() for name, value in run.memory.items()},
     "load_average_1min_at_end": harness.load(),
   }
 
 
 def describe(budget: Budget) -> dict[str, Any]:
   """The record's head: where, with what, and how much."""
-  peer = {}
-  if torch is not None:
-    torch.set_num_threads(harness.cores())
-    peer = {"torch": torch.__version__}
+  peer = {} if torch_mst is None else torch_mst.record(harness.cores())
   return {
     "benchmark": "mst_distill",
-    **harness.record(**peer),
+    **harness.record(**peer.get("versions", {})),
+    "torch_threads": peer.get("threads"),
     **dataclasses.asdict(budget),
     "steps_per_epoch": -(-budget.images // budget.batch_size),
     "epochs": EPOCHS,

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -98,9 +100,7 @@ class MaskNet1d(nn.Module):
     super().__init__()
     self.hidden = size // (factor * heads) * heads
     self.embed = nn.Linear(size, size * self.hidden)
-    self.attention = nn.MultiheadAttention(
-      self.hidden, heads, batch_first=True
-    )
+    self.attention = nn.MultiheadAttention(self.hidden, heads, batch_first=True)
     self.fc = nn.Linear(self.hidden, 1)
 
   def forward(self, feature: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class TorchMST:
     rows = torch.arange(len(chosen))
     share, ways = gate.mean(0), gate.shape[1]
     uniform = torch.full_like(share, 1 / ways)
-    balance = functional.kl_div(share.log(), uniform, reduction="mean")
+    balance = functional.kl_div(share.log(), uniform, reduction="sum") / ways
     loss = functional.cross_entropy(logits, batch["label"])
     loss = loss + kd(logits, specialists[rows, chosen]) + balance
     return _descend(self._adam_all, loss)
@@ -273,3 +273,49 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
   loss.backward()
   optimizer.step()
   return loss.item()
+
+
+def record(threads: int) -> dict[str, Any]:
+  """Sets the number of threads; returns what the record says of torch."""
+  torch.set_num_threads(threads)
+  return {
+    "threads": torch.get_num_threads(),
+    "versions": {"torch": torch.__version__},
+  }
+
+
+def channels_first(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+  """The entries of a channels-last batch that the networks read."""
+  moved = {
+    name: torch.from_numpy(np.moveaxis(batch[name], -1, 1).copy())
+    for name in ("image", "audio")
+  }
+  return {**moved, "label": torch.from_numpy(batch["label"]).long()}
+
+
+def steps(
+  stage: int, batch: Mapping[str, np.ndarray], *, hidden_dim_factor: int
+) -> dict[str, Callable[[], float]]:
+  """The steps of a stage on fresh networks.
+
+  Args:
+    stage: 1 to 3.
+    batch: channels last.
+    hidden_dim_factor: of the mask networks.
+
+  Returns:
+    Functions that make one step, by name; in stage 3 also the student's part
+    alone.
+  """
+  torch.manual_seed(0)
+  method = TorchMST(hidden_dim_factor=hidden_dim_factor)
+  method.begin(stage)
+  batch = channels_first(batch)
+  if stage < 3:
+    step = getattr(method, f"stage{stage}")
+    return {f"torch_stage{stage}": lambda: step(batch)}
+  logits = method.specialist_logits(batch)
+  return {
+    "torch_stage3": lambda: method.stage3(batch),
+    "torch_stage3_student": lambda: method.student_step(batch, logits),
+  }

@@ -231,33 +231,26 @@ def _evaluate(options: argparse.Namespace) -> int:
   _start()
   from jaxkd import experiment as experiments
   from jaxkd import report
+  from jaxkd.training import files
+  from jaxkd.training.workdir import Workdir
 
-  workdir = Path(options.workdir)
-  config_file = workdir / "config.gin"
-  _check_workdir(workdir, "summary.json")
-  if not config_file.read_text().strip():
+  opened = Workdir.read(options.workdir)
+  if not opened.summary.exists():
     raise RefusedInput(
-      f"{workdir} was made from Python and has no config.gin; evaluate it "
-      "with jaxkd.fit, which resumes"
+      f"{opened.root} has no summary.json yet: finish it with jaxkd run"
     )
-  summary = json.loads((workdir / "summary.json").read_text())
-  experiment, _ = _load(
-    str(config_file), [f"Experiment.seeds = {tuple(summary['seeds'])}"]
-  )
-  result = experiments.evaluate(experiment, workdir)
+  if not opened.config.read_text().strip():
+    raise RefusedInput(
+      f"{opened.root} was made from Python and has no config.gin; "
+      "jaxkd.experiment.evaluate takes the Experiment itself"
+    )
+  seeds = tuple(files.read_json(opened.summary)["seeds"])
+  experiment, _ = _load(str(opened.config), [f"Experiment.seeds = {seeds}"])
+  result = experiments.evaluate(experiment, opened.root)
   report.print_table(result.rows(), title=_title(result.summary))
   if result.shares():
     print(result.shares())
   return 0
-
-
-def _check_workdir(workdir: Path, needed: str) -> None:
-  if not (workdir / "jaxkd.json").exists():
-    raise RefusedInput(f"{workdir} is not a jaxkd workdir: no jaxkd.json")
-  if not (workdir / needed).exists():
-    raise RefusedInput(
-      f"{workdir} has no {needed} yet: finish it with jaxkd run"
-    )
 
 
 def _report(options: argparse.Namespace) -> int:

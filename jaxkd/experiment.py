@@ -186,17 +186,19 @@ def run(
   """
   began = time.monotonic()
   identity = experiment.identity
+  runs = _Runs(experiment, store=store, show=show, stop=stop)
+  runs.check()
   with Workdir.open(
     workdir,
     kind="experiment",
     digest=config.digest(identity),
     describe=identity,
   ) as opened:
-    files.write_text(opened.config, config_text)
-    files.write_text(opened.command, command + "\n")
-    files.write_json(opened.environment, environment())
-    runs = _Runs(experiment, opened, store=store, show=show, stop=stop)
-    metrics = runs.metrics(runs.evaluation)
+    if not opened.environment.exists():
+      files.write_text(opened.config, config_text)
+      files.write_text(opened.command, command + "\n")
+      files.write_json(opened.environment, environment())
+    metrics = runs.metrics(functools.partial(runs.evaluation, opened))
     previous = files.read_json(opened.summary, default={})
     seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
     summary = runs.summary(metrics, seconds)
@@ -219,8 +221,10 @@ def evaluate(experiment: Experiment, workdir: str | Path) -> Result:
     RefusedInput: the folder is no workdir, or a phase is not finished.
   """
   opened = Workdir.read(workdir)
-  runs = _Runs(experiment, opened)
-  metrics = runs.metrics(functools.partial(runs.measured, train=False))
+  runs = _Runs(experiment)
+  metrics = runs.metrics(
+    functools.partial(runs.measured, opened, train=False)
+  )
   summary = files.read_json(opened.summary)
   return Result(opened.root, {**summary, "metrics": metrics})
 
@@ -231,13 +235,12 @@ class _Runs:
   def __init__(
     self,
     experiment: Experiment,
-    workdir: Workdir,
     *,
     store: Path | None = None,
     show: Callable[..., Progress] = make_progress,
     stop: Stop | None = None,
   ):
-    self._experiment, self._workdir = experiment, workdir
+    self._experiment = experiment
     self._splits = functools.lru_cache(maxsize=1)(experiment.task.splits)
     placement = Placement(experiment.mesh)
     self._options = {
@@ -258,6 +261,24 @@ class _Runs:
       label: Programs(method) for label, method in experiment.methods.items()
     }
 
+  def _batch(self) -> Mapping[str, Any]:
+    train = self._splits(self._experiment.seeds[0]).train
+    return next(pipeline.batches(train, self._experiment.task.batch_size))
+
+  def check(self) -> None:
+    """Traces every method before anything is written.
+
+    Raises:
+      ConfigError: paths, batch entries or sizes do not fit.
+    """
+    mesh = self._experiment.mesh
+    mesh.check_batch(self._experiment.task.batch_size)
+    mesh.check_batch(self._experiment.settings.evaluation_batch_size)
+    _ = mesh.devices
+    batch = self._batch()
+    for programs in self._programs.values():
+      programs.usage(batch)
+
   def metrics(
     self, evaluation: Callable[[str, int], dict[str, Any]]
   ) -> dict[str, list[float]]:
@@ -270,15 +291,17 @@ class _Runs:
           metrics.setdefault(prefix + name, []).append(value)
     return metrics
 
-  def evaluation(self, label: str, seed: int) -> dict[str, Any]:
+  def evaluation(
+    self, workdir: Workdir, label: str, seed: int
+  ) -> dict[str, Any]:
     """The stored evaluation, made first if it is not there."""
-    path = self._workdir.run(label, seed).evaluation
+    path = workdir.run(label, seed).evaluation
     if not path.exists():
-      files.write_json(path, self.measured(label, seed))
+      files.write_json(path, self.measured(workdir, label, seed))
     return files.read_json(path)
 
   def measured(
-    self, label: str, seed: int, *, train: bool = True
+    self, workdir: Workdir, label: str, seed: int, *, train: bool = True
   ) -> dict[str, Any]:
     """Trains what is not trained yet and evaluates it on the test split."""
     splits = self._splits(seed)
@@ -286,7 +309,7 @@ class _Runs:
       method=self._experiment.methods[label],
       splits=splits,
       seed=seed,
-      run=self._workdir.run(label, seed),
+      run=workdir.run(label, seed),
       programs=self._programs[label],
       **self._options,
     ).fit(train=train)
@@ -299,14 +322,12 @@ class _Runs:
   ) -> dict[str, Any]:
     """The content of summary.json."""
     experiment, described = self._experiment, environment()
-    train = self._splits(experiment.seeds[0]).train
-    batch = next(pipeline.batches(train, experiment.task.batch_size))
     return {
       "method": type(experiment.method).__name__,
       "task": experiment.task.name,
       "seeds": list(experiment.seeds),
       "metrics": metrics,
-      "params": count_params(experiment.method, batch),
+      "params": count_params(experiment.method, self._batch()),
       "wall_seconds": round(seconds, 1),
       "versions": described["versions"],
       "commit": described["commit"],

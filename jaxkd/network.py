@@ -79,7 +79,7 @@ class Probe:
     return output
 
   def check(self) -> None:
-    """Raises `ConfigError` for a tap or edit that met no submodule."""
+    """Raises `ConfigError` for a tap or edit that cannot be served."""
     for kind, paths in (("tap", self.taps), ("edit", self.edits)):
       for path in paths:
         if path not in self.seen:
@@ -88,6 +88,12 @@ class Probe:
             + did_you_mean(path, self.seen)
             + f" (has {', '.join(sorted(self.seen))})"
           )
+    for path in self.taps:
+      if path not in self.taken:
+        raise ConfigError(
+          f"tap path {path!r}: the output does not leave the loop that it is "
+          "in; give nn.scan variable_axes={'intermediates': 0, ...}"
+        )
 
   def outputs(self) -> dict[str, Any]:
     """Tapped outputs; a submodule called several times gives a tuple."""
@@ -195,7 +201,8 @@ class NNX:
   def init(self, rng: Array, inputs: Sequence[Any]) -> Variables:
     """Returns `params` (`nnx.Param`) and `state` (all other variables)."""
     del inputs
-    _, params, state = nnx.split(self.factory(nnx.Rngs(rng)), nnx.Param, ...)
+    model = self.factory(_nnx_rngs(rng))
+    _, params, state = nnx.split(model, nnx.Param, ...)
     return {
       name: flax.traverse_util.unflatten_dict(_by_name(tree))
       for name, tree in (("params", params), ("state", state))
@@ -231,16 +238,12 @@ class NNX:
     if not train:
       return value, {}
     _, _, state = nnx.split(model, nnx.Param, ...)
-    return value, {
-      "state": flax.traverse_util.unflatten_dict(_by_name(state))
-    }
+    return value, {"state": flax.traverse_util.unflatten_dict(_by_name(state))}
 
 
 def _by_name(state: nnx.State) -> dict[tuple[str, ...], Any]:
   flat = nnx.to_flat_state(state)
-  return {
-    tuple(str(part) for part in path): leaf[...] for path, leaf in flat
-  }
+  return {tuple(str(part) for part in path): leaf[...] for path, leaf in flat}
 
 
 def _filled(skeleton: nnx.State, values: Mapping[str, Any]) -> nnx.State:
@@ -255,8 +258,13 @@ def _filled(skeleton: nnx.State, values: Mapping[str, Any]) -> nnx.State:
 
 @functools.lru_cache(maxsize=64)
 def _nnx_skeleton(factory):
-  abstract = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+  abstract = nnx.eval_shape(lambda: factory(_nnx_rngs(jax.random.key(0))))
   return nnx.split(abstract, nnx.Param, ...)
+
+
+def _nnx_rngs(rng: Array) -> nnx.Rngs:
+  """Streams of which `dropout` can be reseeded by its name."""
+  return nnx.Rngs(rng, dropout=rng)
 
 
 @contextlib.contextmanager

@@ -107,15 +107,13 @@ def mixture_kl(
   """
   _check(student, teachers)
   weights = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)
-  mixed = jnp.einsum(
-    "bw,bw...->b...", weights, teachers.astype(jnp.float32)
-  )
+  mixed = jnp.einsum("bw,bw...->b...", weights, teachers.astype(jnp.float32))
   values = kl(student, mixed, temperature=temperature)
   return jnp.mean(values.reshape(len(values), -1), axis=1)
 
 
 def _log_shares(gate_logits: Array, where: Array | None) -> Array:
-  """log of the mean choice m, [W]; uniform if no example counts."""
+  """Logarithm of the mean choice m, [W]; uniform if no example counts."""
   keep = jnp.ones(len(gate_logits)) if where is None else where
   keep = keep.astype(jnp.float32)[:, None]
   gate_logits = jnp.where(keep > 0, gate_logits.astype(jnp.float32), 0.0)
@@ -124,9 +122,7 @@ def _log_shares(gate_logits: Array, where: Array | None) -> Array:
   return logsumexp(log_p, axis=0, b=keep) - jnp.log(jnp.sum(keep))
 
 
-def load_balance_kl(
-  gate_logits: Array, *, where: Array | None = None
-) -> Array:
+def load_balance_kl(gate_logits: Array, *, where: Array | None = None) -> Array:
   """KL(U || m) of the uniform choice U to the mean choice m = mean_b P.
 
   A batch-level loss. The released MST-Distill code has an extra factor 1/W.
@@ -144,9 +140,7 @@ def load_balance_kl(
   return -jnp.mean(log_m) - jnp.log(gate_logits.shape[-1])
 
 
-def load_balance_cv(
-  gate_logits: Array, *, where: Array | None = None
-) -> Array:
+def load_balance_cv(gate_logits: Array, *, where: Array | None = None) -> Array:
   """Coefficient of variation of the teachers' total gate probabilities.
 
   std(s) / mean(s) with s = sum_b P and the unbiased standard deviation; a

@@ -305,8 +305,13 @@ class MSTDistill(Method):
 
   def validate_student(self, nets, batch):
     """Stage 3 is judged by the student's labels alone."""
-    task = self.task(nets.student(batch).logits, batch)
-    return Loss.mean(task, where=batch["mask"], metrics={"task": task})
+    logits = nets.student(batch).logits
+    task = self.task(logits, batch)
+    return Loss.mean(
+      task,
+      where=batch["mask"],
+      metrics={"task": task, "accuracy": hits(logits, batch)},
+    )
 
   def kd(self, student, teacher):
     """KD(student, teacher) per example, averaged over dense positions."""

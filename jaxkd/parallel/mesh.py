@@ -41,6 +41,14 @@ class Mesh:
   fsdp: int = 1
   tensor: int = 1
 
+  def __post_init__(self):
+    """Checks the sizes."""
+    for axis in AXES:
+      if getattr(self, axis) < 1:
+        raise ConfigError(
+          f"Mesh.{axis}={getattr(self, axis)}: expected at least 1"
+        )
+
   @functools.cached_property
   def devices(self) -> jax.sharding.Mesh:
     """The mesh over the first devices of this backend.
@@ -50,7 +58,7 @@ class Mesh:
     """
     sizes = tuple(getattr(self, axis) for axis in AXES)
     needed = int(np.prod(sizes))
-    if min(sizes) < 1 or needed > jax.device_count():
+    if needed > jax.device_count():
       raise ConfigError(
         f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} "
         f"needs {needed} devices, there are {jax.device_count()}"

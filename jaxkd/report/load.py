@@ -140,7 +140,7 @@ def check_marker(folder: pathlib.Path) -> None:
   """
   if not (folder / "jaxkd.json").is_file():
     raise RefusedInput(
-      f"{folder} is not a workdir of jaxkd, expected a folder with jaxkd.json"
+      f"{folder} is not a jaxkd workdir: expected a folder with jaxkd.json"
     )
   found = read_json(folder / "jaxkd.json").get("format")
   if found != 1:

@@ -131,7 +131,7 @@ def truncate(path: Path, offset: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-  """Replaces a text file, unless it holds the text already.
+  """Writes a text file.
 
   Args:
     path: the file.
@@ -140,10 +140,8 @@ def write_text(path: Path, text: str) -> None:
   Raises:
     StorageError: the disk refused.
   """
-  path = Path(path)
   with storage("write", path):
-    if not path.exists() or path.read_text("utf-8") != text:
-      path.write_text(text, "utf-8")
+    Path(path).write_text(text, "utf-8")
 
 
 def read_json(path: Path, default: Any = None) -> Any:

@@ -324,7 +324,8 @@ class Predictor:
     def run(params, collections, batch):
       nets = Nets(self.method.roles, params, collections)
       outputs = self.method.outputs(nets, batch)
-      logits = {name: output.logits for name, output in outputs.items()}
+      self._names = tuple(outputs)  # jit would sort a dict by name
+      logits = [output.logits for output in outputs.values()]
       return logits, dict(self.method.measure(nets, batch))
 
     self._run = jax.jit(run)
@@ -339,7 +340,8 @@ class Predictor:
       source: N examples.
 
     Returns:
-      Logits [N, ..., C] by predictor, and further measures [N] by name.
+      Logits [N, ..., C] by predictor, in the method's order, and further
+      measures [N] by name.
     """
     variables = (dict(fitted.params), dict(fitted.collections))
     variables = jax.device_put(variables, self.placement.of(variables))
@@ -347,6 +349,7 @@ class Predictor:
       jax.device_get(self._run(*variables, self.placement.put_batch(batch)))
       for batch in pipeline.batches(source, self.batch_size)
     ]
-    return jax.tree.map(
+    logits, measures = jax.tree.map(
       lambda *rows: np.concatenate(rows)[: len(source)], *parts
     )
+    return dict(zip(self._names, logits, strict=True)), measures

@@ -91,11 +91,12 @@ def test_the_class_axis_can_be_any():
 
 def test_at_high_temperature_it_is_the_squared_error_of_centred_logits():
   student, teacher, _, _, _ = _case("case0")
-  values = losses.kl(student, teacher, temperature=1e3)
+  student, teacher = 0.1 * student, 0.1 * teacher  # float32 allows T = 10
+  values = losses.kl(student, teacher, temperature=10.0)
   gap = student - teacher
   gap -= gap.mean(-1, keepdims=True)
   expected = (gap**2).sum(-1) / (2 * gap.shape[-1])
-  np.testing.assert_allclose(values, expected, rtol=2e-2)
+  np.testing.assert_allclose(values, expected, rtol=3e-2)
 
 
 def test_a_class_that_the_teacher_excludes_adds_nothing():

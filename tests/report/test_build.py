@@ -109,7 +109,7 @@ def test_many_terms_and_teachers_are_drawn_or_named(tmp_path):
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
-  with pytest.raises(RefusedInput, match="not a workdir of jaxkd"):
+  with pytest.raises(RefusedInput, match="not a jaxkd workdir"):
     report.build(tmp_path)
 
 

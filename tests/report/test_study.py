@@ -72,7 +72,7 @@ def test_names_cannot_break_the_table(tmp_path):
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
-  with pytest.raises(RefusedInput, match="not a workdir"):
+  with pytest.raises(RefusedInput, match="not a jaxkd workdir"):
     report.study_report(tmp_path)
 
 
