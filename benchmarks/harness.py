@@ -42,6 +42,10 @@ class Samples:
     """The median over the rounds, in seconds per call."""
     return statistics.median(self.seconds[name])
 
+  def fastest(self, name: str) -> float:
+    """The least of the rounds, the one that was disturbed least."""
+    return min(self.seconds[name])
+
   def ratio(self, first: str, second: str) -> float:
     """The median over the rounds of first / second."""
     pairs = zip(self.seconds[first], self.seconds[second], strict=True)

@@ -41,6 +41,8 @@ class AVMNIST:
   Attributes:
     folder: Local folder with MNIST's idx files; None for TensorFlow Datasets.
     train_size: Training examples left after the split; None for all.
+    evaluation_size: Examples left in the validation and in the test part;
+      None for all.
     validation_fraction: Share of images and voices in the validation part.
     test_fraction: Share of images and voices in the test part.
     energy_removed: Fraction of the training images' variance removed by PCA.
@@ -52,6 +54,7 @@ class AVMNIST:
 
   folder: str | os.PathLike[str] | None = None
   train_size: int | None = None
+  evaluation_size: int | None = None
   validation_fraction: float = 0.2
   test_fraction: float = 0.2
   energy_removed: float = 0.75
@@ -65,19 +68,24 @@ class AVMNIST:
     )
     checks.require_number(f"{owner}.energy_removed", self.energy_removed, 0, 1)
     checks.require_integer(f"{owner}.batch_size", self.batch_size, 1)
-    if self.train_size is not None:
-      checks.require_integer(f"{owner}.train_size", self.train_size, 1)
+    for name in ("train_size", "evaluation_size"):
+      if getattr(self, name) is not None:
+        checks.require_integer(f"{owner}.{name}", getattr(self, name), 1)
 
   def splits(self, seed: int) -> Splits:
     """Returns the three parts for a seed.
 
     Raises:
-      ConfigError: `train_size` exceeds the training part, or a part is empty.
+      ConfigError: A size exceeds its part, or a part is empty.
       RefusedInput: A file or dataset is absent or damaged; says the remedy.
     """
     images, labels, spoken = self._load()
     train, *others = self._three_way(len(images), seed, "images")
     train = partition.cut(train, self.train_size, "AVMNIST.train_size")
+    others = [
+      partition.cut(part, self.evaluation_size, "AVMNIST.evaluation_size")
+      for part in others
+    ]
     voices = self._three_way(len(np.unique(spoken.voice)), seed, "voices")
     degrade = energy.LowEnergy.fit(images[train], self.energy_removed)
     draws = randomness.generator(seed=seed, purpose="pairs").random(len(labels))

@@ -147,5 +147,3 @@ def test_only_trained_roles_have_gradients_and_moments():
   moments = state.optimizer["loss"][0].mu
   assert set(moments) == set(state.params) == {"student", "gate"}
   assert set(frozen["params"]) == {"teacher", "aux", *method.specialists}
-
-

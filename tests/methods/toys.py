@@ -1,6 +1,8 @@
 """Small data, networks and methods that train in no time."""
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -185,3 +187,10 @@ def trainer(method: Method, folder: Any, **options: Any) -> Trainer:
     "show": quiet,
   }
   return Trainer(method=method, **{**defaults, **options})
+
+
+def lines(folder: pathlib.Path, *, split: str | None = None) -> list[dict]:
+  """Lines of a run's metrics, of one split or of both."""
+  text = (folder / "metrics.jsonl").read_text()
+  found = [json.loads(line) for line in text.splitlines()]
+  return [line for line in found if split in (None, line["split"])]
