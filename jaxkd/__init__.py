@@ -12,6 +12,7 @@ _ROOMS = (
   "data",
   "errors",
   "evaluation",
+  "identity",
   "losses",
   "method",
   "methods",

@@ -8,20 +8,21 @@ import functools
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxkd import config, report
+from jaxkd import identity
 from jaxkd.data import pipeline
 from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
-from jaxkd.evaluation import classification, fidelity, statistics
+from jaxkd.evaluation import classification, fidelity
 from jaxkd.method import Method, usage
 from jaxkd.parallel import Mesh, Placement
+from jaxkd.result import Result
 from jaxkd.training import files
 from jaxkd.training.loop import Predictor, Trainer
 from jaxkd.training.phase import Settings, Stop
@@ -76,61 +77,10 @@ class Experiment:
   def identity(self) -> dict[str, Any]:
     """What a workdir belongs to: everything but the seeds."""
     return {
-      field.name: config.describe(getattr(self, field.name))
+      field.name: identity.describe(getattr(self, field.name))
       for field in dataclasses.fields(self)
       if field.name != "seeds"
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished experiment.
-
-  Attributes:
-    workdir: its folder.
-    summary: the content of summary.json.
-  """
-
-  workdir: Path
-  summary: Mapping[str, Any]
-
-  def rows(self) -> list[dict[str, str]]:
-    """Test accuracy of every predictor: mean and 95% interval over seeds."""
-    metrics = self.summary["metrics"]
-    return [
-      {
-        "network": name.removesuffix("/accuracy"),
-        "test accuracy": interval_text(values),
-        "seeds": str(len(values)),
-      }
-      for name, values in metrics.items()
-      if name.endswith("/accuracy")
-    ]
-
-  def table(self) -> str:
-    """The rows as a Markdown table."""
-    return report.table(self.rows())
-
-  def shares(self) -> str:
-    """Routing shares on the test split, in one line; empty without a gate."""
-    routes = {
-      name.removeprefix("route/"): np.mean(values)
-      for name, values in self.summary["metrics"].items()
-      if name.startswith("route/")
-    }
-    parts = (f"{name} {share:.0%}" for name, share in routes.items())
-    return "routing: " + ", ".join(parts) if routes else ""
-
-  def plot(self) -> dict[str, Path]:
-    """Draws the report; returns its files by name."""
-    return report.build(self.workdir)
-
-
-def interval_text(values: Sequence[float]) -> str:
-  """Percent: "71.3 [70.1, 72.5]", or the mean alone for one seed."""
-  mean, low, high = statistics.mean_interval(values)
-  text = f"{100 * mean:.1f}"
-  return text if np.isnan(low) else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def fit(
@@ -185,14 +135,14 @@ def run(
     JaxkdError: see `jaxkd.errors`; the workdir can be resumed.
   """
   began = time.monotonic()
-  identity = experiment.identity
+  described = experiment.identity
   runs = _Runs(experiment, store=store, show=show, stop=stop)
   runs.check()
   with Workdir.open(
     workdir,
     kind="experiment",
-    digest=config.digest(identity),
-    describe=identity,
+    digest=identity.digest(described),
+    describe=described,
   ) as opened:
     if not opened.environment.exists():
       files.write_text(opened.config, config_text)
@@ -222,9 +172,7 @@ def evaluate(experiment: Experiment, workdir: str | Path) -> Result:
   """
   opened = Workdir.read(workdir)
   runs = _Runs(experiment)
-  metrics = runs.metrics(
-    functools.partial(runs.measured, opened, train=False)
-  )
+  metrics = runs.metrics(functools.partial(runs.measured, opened, train=False))
   summary = files.read_json(opened.summary)
   return Result(opened.root, {**summary, "metrics": metrics})
 

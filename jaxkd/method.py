@@ -94,9 +94,7 @@ class Loss:
     )
 
 
-def _sum_and_weight(
-  values: Array, where: Array | None
-) -> tuple[Array, Array]:
+def _sum_and_weight(values: Array, where: Array | None) -> tuple[Array, Array]:
   values = jnp.asarray(values, jnp.float32)
   if values.ndim == 0:
     weight = 1.0 if where is None else jnp.sum(where.astype(jnp.float32))

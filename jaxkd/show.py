@@ -31,9 +31,7 @@ def show(experiment: Experiment) -> str:
   )
   lines = [f"task {experiment.task.name}: {sizes}; one batch:"]
   lines += [f"  {name}: {_statistics(rows)}" for name, rows in batch.items()]
-  per_epoch = pipeline.steps_per_epoch(
-    splits.train, experiment.task.batch_size
-  )
+  per_epoch = pipeline.steps_per_epoch(splits.train, experiment.task.batch_size)
   for label, method in experiment.methods.items():
     lines += ["", f"{label}: {type(method).__name__}"]
     lines += _phases(method, per_epoch, experiment.settings.max_steps)

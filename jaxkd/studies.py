@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxkd import config, report
+from jaxkd import identity, report
 from jaxkd.errors import ConfigError
 from jaxkd.evaluation import statistics
 from jaxkd.experiment import Experiment, Result, run
@@ -54,9 +54,9 @@ def study(
     for name, one in experiments.items()
   }
   _same_task(experiments)
-  identity = {name: one.identity for name, one in experiments.items()}
+  described = {name: one.identity for name, one in experiments.items()}
   with Workdir.open(
-    workdir, kind="study", digest=config.digest(identity), describe=identity
+    workdir, kind="study", digest=identity.digest(described), describe=described
   ) as opened:
     results = {
       name: run(
@@ -82,8 +82,8 @@ def _same_task(experiments: Mapping[str, Experiment]) -> None:
   (first, reference), *others = experiments.items()
   for name, experiment in others:
     if experiment.task != reference.task:
-      changes = config.difference(
-        config.describe(reference.task), config.describe(experiment.task)
+      changes = identity.difference(
+        identity.describe(reference.task), identity.describe(experiment.task)
       )
       raise ConfigError(
         f"{name} has another task than {first}: " + "; ".join(changes)

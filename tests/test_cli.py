@@ -246,9 +246,7 @@ def test_a_run_without_a_sound_checkpoint_never_starts_fresh(capsys, tmp_path):
   for step in ("4", "6"):
     damage(saved / step)
   before = listing(target)
-  code, message = run(
-    capsys, "run", SMOKE, *options, "--workdir", str(target)
-  )
+  code, message = run(capsys, "run", SMOKE, *options, "--workdir", str(target))
   assert code == 5
   assert "0_collaborate" in message
   assert listing(target) == before
@@ -261,9 +259,7 @@ def test_a_foreign_checkpoint_is_refused(capsys, tmp_path):
   saved.mkdir()
   with checkpoint.Checkpoints(saved) as checkpoints:
     checkpoints.save(6, {"weights": np.ones(3)}, meta={"sums": {}})
-  code, message = run(
-    capsys, "run", SMOKE, *options, "--workdir", str(target)
-  )
+  code, message = run(capsys, "run", SMOKE, *options, "--workdir", str(target))
   assert code == 3
   assert "0_collaborate" in message
   assert "missing: best/params/aux" in message
@@ -287,9 +283,7 @@ def test_a_locked_workdir_names_its_holder(capsys, workdir):
   )
   try:
     assert holder.stdout.readline() == "held\n"
-    code, message = run(
-      capsys, "run", SMOKE, *SHORT, "--workdir", str(workdir)
-    )
+    code, message = run(capsys, "run", SMOKE, *SHORT, "--workdir", str(workdir))
   finally:
     holder.kill()
     holder.communicate()

@@ -17,8 +17,6 @@ of the original classes; `KD()` in Python never sees a binding.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxkd.config.comparing import difference
-from jaxkd.config.describing import describe, digest
 from jaxkd.config.registry import parameters, register, register_all, registered
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
   "Entry",
   "Resolved",
-  "describe",
-  "difference",
-  "digest",
   "load",
   "operative_text",
   "parameters",

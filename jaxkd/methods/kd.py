@@ -64,9 +64,7 @@ class KD(Method):
     )
 
   def _phase(self, name, role, loss, epochs, targets=None):
-    update = Update(
-      trainable=(role,), loss=loss, optimizer=optax.adam(self.lr)
-    )
+    update = Update(trainable=(role,), loss=loss, optimizer=optax.adam(self.lr))
 
     def validate(nets, batch):
       return label_loss(nets[role](batch).logits, batch)
@@ -112,4 +110,7 @@ class KD(Method):
 
   def outputs(self, nets, batch):
     """The student, and its teacher for comparison."""
-    return {"student": self.predict(nets, batch), "teacher": nets.teacher(batch)}
+    return {
+      "student": self.predict(nets, batch),
+      "teacher": nets.teacher(batch),
+    }

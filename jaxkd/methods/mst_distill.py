@@ -36,7 +36,7 @@ from jax.lax import stop_gradient
 
 from jaxkd import losses
 from jaxkd.errors import ConfigError
-from jaxkd.method import Loss, Method, Phase, Update, hits, label_loss
+from jaxkd.method import Loss, Method, Phase, Update, hits
 from jaxkd.nets import Gate, MaskNet, apply_mask
 from jaxkd.network import Network
 
@@ -200,8 +200,7 @@ class MSTDistill(Method):
 
     role = self.specialists[names[0]][0]
     edits = {
-      self.specialists[name][1]: functools.partial(edit, name)
-      for name in names
+      self.specialists[name][1]: functools.partial(edit, name) for name in names
     }
     return nets[role](batch, edits=edits).logits, masks
 
@@ -234,7 +233,9 @@ class MSTDistill(Method):
     logits = []
     for name, (role, _) in self.specialists.items():
       peers = [x for x, (r, _) in self.specialists.items() if r == role]
-      names = peers[: peers.index(name) + 1] if self.accumulate_masks else [name]
+      names = (
+        peers[: peers.index(name) + 1] if self.accumulate_masks else [name]
+      )
       logits.append(
         self.masked(nets, batch, *names)[0]
         if self.use_masks

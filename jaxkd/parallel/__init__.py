@@ -1,8 +1,5 @@
 """Meshes and sharding rules."""
 
-from jaxkd.parallel.mesh import FSDP
-from jaxkd.parallel.mesh import REPLICATED
-from jaxkd.parallel.mesh import Mesh
-from jaxkd.parallel.mesh import Placement
+from jaxkd.parallel.mesh import FSDP, REPLICATED, Mesh, Placement
 
 __all__ = ["FSDP", "REPLICATED", "Mesh", "Placement"]

@@ -139,4 +139,6 @@ class Placement:
     if size == 1 or not fits:
       return PartitionSpec()
     best = max(fits, key=lambda n: shape[n])
-    return PartitionSpec(*["fsdp" if n == best else None for n in range(best + 1)])
+    return PartitionSpec(
+      *["fsdp" if n == best else None for n in range(best + 1)]
+    )

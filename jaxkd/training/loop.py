@@ -110,9 +110,7 @@ class Trainer:
     self.programs = self.programs or Programs(self.method)
     self._usage = self.programs.usage(batch)
     self._rng = jax.random.key(self.seed)
-    params, collections = initialise(
-      self.method, self._rng, self._usage.inputs
-    )
+    params, collections = initialise(self.method, self._rng, self._usage.inputs)
     for role, variables in self.given.items():
       params[role] = variables["params"]
       collections[role] = {k: v for k, v in variables.items() if k != "params"}
@@ -225,9 +223,7 @@ class Trainer:
 
     parts = [
       jax.device_get(compute(frozen, self.placement.put_batch(batch)))
-      for batch in pipeline.batches(
-        source, self.settings.evaluation_batch_size
-      )
+      for batch in pipeline.batches(source, self.settings.evaluation_batch_size)
     ]
     for name in phase.targets:
       rows = np.concatenate([part[name] for part in parts])[: len(source)]

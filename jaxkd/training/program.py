@@ -106,6 +106,7 @@ class Compiled:
     return self._executable
 
   def __call__(self, *arguments: Any) -> Any:
+    """Calls the compiled function."""
     return self.executable(*arguments)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxkd import identity as identities
 from jaxkd.errors import ConfigError, RefusedInput, WorkdirLocked
 from jaxkd.training import files
 from jaxkd.training.environment import environment, numerics, versions
@@ -101,9 +102,7 @@ def _refuse_other(
 ) -> None:
   """Refuses to go on in the workdir of another config or other numerics."""
   if (stored["kind"], stored["digest"]) != (new["kind"], new["digest"]):
-    from jaxkd import config
-
-    lines = config.difference(stored.get("describe"), new["describe"])
+    lines = identities.difference(stored.get("describe"), new["describe"])
     if stored["kind"] != new["kind"]:
       lines = [f"kind: {stored['kind']} -> {new['kind']}", *lines]
     changes = "\n  ".join(lines) or "(same settings, another digest)"

@@ -7,7 +7,7 @@ import os
 import jax
 import pytest
 
-from jaxkd import config
+from jaxkd import identity
 from jaxkd.errors import (
   ConfigError,
   RefusedInput,
@@ -20,7 +20,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 CARD = {
   "kind": "experiment",
   "digest": "a1",
-  "describe": config.describe({"temperature": 4.0, "seeds": (0, 1)}),
+  "describe": identity.describe({"temperature": 4.0, "seeds": (0, 1)}),
 }
 
 
@@ -53,7 +53,7 @@ def test_the_same_config_opens_it_again_and_changes_nothing(tmp_path):
 
 def test_another_config_is_refused_with_the_differing_settings(tmp_path):
   Workdir.open(tmp_path, **CARD).close()
-  describe = config.describe({"temperature": 2.0, "seeds": (0, 1)})
+  describe = identity.describe({"temperature": 2.0, "seeds": (0, 1)})
   with pytest.raises(ConfigError, match="temperature.*4.0.*2.0") as error:
     Workdir.open(tmp_path, **{**CARD, "digest": "b2", "describe": describe})
   assert "seeds" not in str(error.value)

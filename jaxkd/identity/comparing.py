@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxkd.config.describing import canonical
+from jaxkd.identity.describing import canonical
 
 _ABSENT = object()
 

@@ -15,7 +15,7 @@ import pytest
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jaxkd import config
+from jaxkd import identity
 from jaxkd.errors import ConfigError
 from tests.config import samples
 
@@ -33,8 +33,8 @@ def example() -> samples.Experiment:
 
 def in_fresh_process(seed: str) -> str:
   script = (
-    "from tests.config import test_describing as t; from jaxkd import config;"
-    " print(config.digest(t.example()))"
+    "from tests.identity import test_identity as t; from jaxkd import identity;"
+    " print(identity.digest(t.example()))"
   )
   environment = {
     **os.environ,
@@ -53,7 +53,7 @@ def in_fresh_process(seed: str) -> str:
 
 def test_the_digest_is_the_same_in_another_process():
   seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-  assert in_fresh_process(seed) == config.digest(example())
+  assert in_fresh_process(seed) == identity.digest(example())
 
 
 OTHER = {
@@ -86,8 +86,10 @@ OTHER = {
 def test_every_field_moves_the_digest(cls, field):
   base = cls(samples.MLP()) if cls is samples.Network else cls()
   changed = dataclasses.replace(base, **{field: OTHER[cls][field]})
-  assert config.digest(changed) != config.digest(base)
-  lines = config.difference(config.describe(base), config.describe(changed))
+  assert identity.digest(changed) != identity.digest(base)
+  lines = identity.difference(
+    identity.describe(base), identity.describe(changed)
+  )
   assert len(lines) == 1
   assert lines[0].startswith(f"{cls.__name__}.{field}")
 
@@ -128,15 +130,17 @@ def test_the_samples_above_name_every_field():
   ],
 )
 def test_what_differs_has_another_digest(one, other):
-  assert config.digest(one) != config.digest(other)
+  assert identity.digest(one) != identity.digest(other)
 
 
 def test_what_configures_the_same_has_the_same_digest():
-  assert config.digest(samples.KD(temperature=4)) == config.digest(samples.KD())
+  assert identity.digest(samples.KD(temperature=4)) == identity.digest(
+    samples.KD()
+  )
   one = samples.Experiment(rates={"a": 1.0, "b": 2.0})
   other = samples.Experiment(rates={"b": 2.0, "a": 1.0})
-  assert config.digest(one) == config.digest(other)
-  assert config.digest(np.ones(2)) == config.digest(np.ones(4)[::2])
+  assert identity.digest(one) == identity.digest(other)
+  assert identity.digest(np.ones(2)) == identity.digest(np.ones(4)[::2])
 
 
 class Pair(typing.NamedTuple):
@@ -148,7 +152,7 @@ def test_the_description_is_json_and_holds_no_address():
   obj = dataclasses.replace(
     example(), note=[Pair(1), functools.partial(max, 1)]
   )
-  described = config.describe(obj)
+  described = identity.describe(obj)
   text = json.dumps(described)
   assert json.loads(text) == described
   assert "0x" not in text
@@ -156,12 +160,12 @@ def test_the_description_is_json_and_holds_no_address():
 
 
 def test_a_default_that_is_a_closure_is_described_as_the_default():
-  fields = config.describe(nn.Dense(3))["fields"]
+  fields = identity.describe(nn.Dense(3))["fields"]
   assert fields["kernel_init"] == {
     "default": "flax.linen.linear.Dense.kernel_init"
   }
   with pytest.raises(ConfigError, match="Dense.kernel_init: jax.nn.init"):
-    config.describe(nn.Dense(3, kernel_init=nn.initializers.normal()))
+    identity.describe(nn.Dense(3, kernel_init=nn.initializers.normal()))
 
 
 class Odd:
@@ -181,7 +185,7 @@ def ring():
     (nn.initializers.normal(), "Experiment.note.*<locals>"),
     (
       Odd(),
-      r"note\[0\]: a tests.config.test_describing.Odd; a config holds",
+      r"note\[0\]: a tests.identity.test_identity.Odd; a config holds",
     ),
     (ring(), "it holds itself"),
     (np.array([Odd()]), "an array of Python objects"),
@@ -191,7 +195,7 @@ def ring():
 )
 def test_what_has_no_description_is_named_by_its_path(note, message):
   with pytest.raises(ConfigError, match=message):
-    config.digest(samples.Experiment(note=[note]))
+    identity.digest(samples.Experiment(note=[note]))
 
 
 def test_differences_name_nested_paths():
@@ -208,7 +212,7 @@ def test_differences_name_nested_paths():
     note=[nn.tanh, *old.note[1:]],
     controls=(samples.Control(method=samples.DKD()),),
   )
-  found = config.difference(config.describe(old), config.describe(new))
+  found = identity.difference(identity.describe(old), identity.describe(new))
   assert found == [
     "Experiment.method.student.module.features: (8, 4) -> (2,)",
     "Experiment.method.temperature: 4.0 -> 2.0",
@@ -222,39 +226,39 @@ def test_differences_name_nested_paths():
 
 
 def test_another_class_is_one_difference():
-  old = config.describe(samples.Experiment(method=samples.KD()))
-  new = config.describe(samples.Experiment(method=samples.DKD()))
-  (line,) = config.difference(old, new)
+  old = identity.describe(samples.Experiment(method=samples.KD()))
+  new = identity.describe(samples.Experiment(method=samples.DKD()))
+  (line,) = identity.difference(old, new)
   assert line.startswith("Experiment.method: KD(student=None, ")
   assert line.endswith(" -> DKD(alpha=1.0, beta=8.0)")
 
 
 def test_a_stored_description_compares_with_a_new_one():
-  described = config.describe(example())
+  described = identity.describe(example())
   stored = json.loads(json.dumps(described))
-  assert config.difference(stored, described) == []
+  assert identity.difference(stored, described) == []
   del stored["fields"]["label"]
-  assert config.difference(stored, described) == [
+  assert identity.difference(stored, described) == [
     "Experiment.label: absent -> 'main'"
   ]
 
 
 def test_descriptions_by_name_compare_by_their_paths():
-  old = {"kd": {"method": config.describe(samples.KD())}, "seeds": [0]}
-  new = {"kd": {"method": config.describe(samples.KD(weight=0.1))}, "b": 1}
-  assert config.difference(old, new) == [
+  old = {"kd": {"method": identity.describe(samples.KD())}, "seeds": [0]}
+  new = {"kd": {"method": identity.describe(samples.KD(weight=0.1))}, "b": 1}
+  assert identity.difference(old, new) == [
     "kd.method.weight: 0.9 -> 0.1",
     "seeds: [0] -> absent",
     "b: absent -> 1",
   ]
-  assert config.difference(None, 1) == ["config: None -> 1"]
+  assert identity.difference(None, 1) == ["config: None -> 1"]
 
 
 @pytest.mark.parametrize("tag", ["class", "list", "dict", "method", "path"])
 def test_a_name_that_is_a_tag_of_descriptions_is_still_a_name(tag):
-  old = {tag: config.describe(samples.KD())}
-  new = {tag: config.describe(samples.KD(weight=0.1))}
-  assert config.difference(old, new) == [f"{tag}.weight: 0.9 -> 0.1"]
+  old = {tag: identity.describe(samples.KD())}
+  new = {tag: identity.describe(samples.KD(weight=0.1))}
+  assert identity.difference(old, new) == [f"{tag}.weight: 0.9 -> 0.1"]
 
 
 def test_importing_config_loads_no_gin():
@@ -270,4 +274,4 @@ def test_importing_config_loads_no_gin():
 
 
 def test_a_jitted_function_of_a_module_is_described_by_its_name():
-  assert config.describe(jax.nn.silu) == {"function": "jax.nn.functions.silu"}
+  assert identity.describe(jax.nn.silu) == {"function": "jax.nn.functions.silu"}
