@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests import test_style
+from tests import style
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -69,13 +69,13 @@ def test_the_example_has_a_method_an_experiment_and_a_test():
 
 def test_the_example_keeps_the_rules_of_a_method():
   method = ast.parse(FILES[METHOD])
-  assert not test_style.against_arrows(METHOD, method)
-  assert not test_style.banned_in_methods(method)
-  assert not test_style.too_long(method)
-  assert not test_style.undocumented(method)
-  for path in test_style.METHODS:
-    shared = test_style.copied(FILES[METHOD], path.read_text())
-    assert shared <= test_style.COPIED
+  assert not style.against_arrows(METHOD, method)
+  assert not style.banned_in_methods(method)
+  assert not style.too_long(method)
+  assert not style.undocumented(method)
+  for path in style.METHODS:
+    shared = style.copied(FILES[METHOD], path.read_text())
+    assert shared <= style.COPIED
 
 
 def test_the_example_passes_format_and_lint(tree):

@@ -69,13 +69,13 @@ class Lifted(nn.Module):
 class Stack(nnx.Module):
   """Linear layers in a list, with batch norm and dropout."""
 
-  def __init__(self, rngs):
+  def __init__(self, rngs, classes=3):
     self.stem = nnx.Linear(8, 8, rngs=rngs)
     self.bn = nnx.BatchNorm(8, rngs=rngs)
     self.dropout = nnx.Dropout(0.5, rngs=rngs)
     blocks = [nnx.Linear(8, 8, rngs=rngs) for _ in range(2)]
     self.blocks = nnx.List(blocks) if hasattr(nnx, "List") else blocks
-    self.head = nnx.Linear(8, 3, rngs=rngs)
+    self.head = nnx.Linear(8, classes, rngs=rngs)
 
   def __call__(self, x):
     x = self.dropout(nnx.relu(self.bn(self.stem(x))))

@@ -77,6 +77,8 @@ def top_k_teachers(gate_logits: Array, k: int) -> Array:
 
   Raises:
     ValueError: if k is not in 1..W.
+
+  Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
   ways = gate_logits.shape[-1]
   if not 1 <= k <= ways:
@@ -104,6 +106,8 @@ def mixture_kl(
 
   Raises:
     ValueError: if the teachers' shape does not fit the student's.
+
+  Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
   _check(student, teachers)
   weights = jax.nn.softmax(gate_logits.astype(jnp.float32), axis=-1)

@@ -145,7 +145,7 @@ class History:
     for step, metrics in zip(steps, fetched, strict=True):
       finite = metrics.pop("finite", None)
       if finite is not None and not finite:
-        means = {k: float(s / w) for k, (s, w) in metrics.items()}
+        means = {k: float(s / w) for k, (s, w) in metrics.items() if w}
         raise self._diagnose(step, means)
       for name, (total, weight) in metrics.items():
         pair = entry.sums.setdefault(name, [0.0, 0.0])

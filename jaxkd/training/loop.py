@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
-from jaxkd.errors import RefusedInput
+from jaxkd.errors import ConfigError, RefusedInput
 from jaxkd.method import Method, Nets, Phase, initialise, key_of
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.training import checkpoint, files
@@ -44,11 +45,13 @@ class Fitted:
   Attributes:
     params: parameters by role.
     collections: other variables by role.
+    memory: what the method kept between steps, by name.
     timing: by phase; a phase that was not trained here says why.
   """
 
   params: Mapping[str, Tree]
   collections: Mapping[str, Tree]
+  memory: Mapping[str, Tree]
   timing: Mapping[str, Mapping[str, Any]]
 
 
@@ -111,11 +114,14 @@ class Trainer:
     self._usage = self.programs.usage(batch)
     self._rng = jax.random.key(self.seed)
     params, collections = initialise(self.method, self._rng, self._usage.inputs)
-    for role, variables in self.given.items():
+    # Steps donate what they are given: the caller keeps the original.
+    given = jax.tree.map(jnp.copy, dict(self.given))
+    for role, variables in given.items():
       params[role] = variables["params"]
       collections[role] = {k: v for k, v in variables.items() if k != "params"}
     self._variables = (params, collections)
-    self._memory, self._offset = self.method.memory, 0
+    self._memory = jax.tree.map(jnp.copy, dict(self.method.memory))
+    self._offset = 0
     self._on_device: list[Any] | None = None
     timing = files.read_json(self.run.timing, default={})
     with self.stop:
@@ -124,7 +130,7 @@ class Trainer:
         if new is not None:
           timing[phase.name] = new
           files.write_json(self.run.timing, timing)
-    return Fitted(*self._variables, timing)
+    return Fitted(*self._variables, self._memory, timing)
 
   def _phase(
     self, name: str, phase: Phase, train: bool
@@ -161,9 +167,17 @@ class Trainer:
     self._offset += self._length(phase)
     return timing
 
+  def _source(self, phase: Phase) -> ArraySource:
+    names = [field.name for field in dataclasses.fields(self.splits)]
+    if phase.stream not in names:
+      raise ConfigError(
+        f"phase {phase.name!r}: stream={phase.stream!r}, expected one of "
+        + ", ".join(names)
+      )
+    return getattr(self.splits, phase.stream)
+
   def _steps_per_epoch(self, phase: Phase) -> int:
-    source = getattr(self.splits, phase.stream)
-    return pipeline.steps_per_epoch(source, self.batch_size)
+    return pipeline.steps_per_epoch(self._source(phase), self.batch_size)
 
   def _length(self, phase: Phase) -> int:
     total = phase.length(self._steps_per_epoch(phase))
@@ -174,7 +188,7 @@ class Trainer:
     stage = self.run.stages / name
     began = time.monotonic()
     frozen = jax.device_put(frozen, self.placement.of(frozen))
-    source = getattr(self.splits, phase.stream)
+    source = self._source(phase)
     if phase.targets and self.settings.cache_targets:
       source = self._with_cached_targets(phase, source, frozen)
     best = Best.of(state) if phase.validate else None
@@ -317,8 +331,8 @@ class Predictor:
   def __post_init__(self):
     """Makes the jitted function."""
 
-    def run(params, collections, batch):
-      nets = Nets(self.method.roles, params, collections)
+    def run(params, collections, memory, batch):
+      nets = Nets(self.method.roles, params, collections, memory=memory)
       outputs = self.method.outputs(nets, batch)
       self._names = tuple(outputs)  # jit would sort a dict by name
       logits = [output.logits for output in outputs.values()]
@@ -339,7 +353,11 @@ class Predictor:
       Logits [N, ..., C] by predictor, in the method's order, and further
       measures [N] by name.
     """
-    variables = (dict(fitted.params), dict(fitted.collections))
+    variables = (
+      dict(fitted.params),
+      dict(fitted.collections),
+      dict(fitted.memory),
+    )
     variables = jax.device_put(variables, self.placement.of(variables))
     parts = [
       jax.device_get(self._run(*variables, self.placement.put_batch(batch)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -14,7 +15,7 @@ import numpy as np
 
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
-from jaxkd.errors import ConfigError, NonFinite, Preempted
+from jaxkd.errors import ConfigError, NonFinite, Preempted, StorageError
 from jaxkd.parallel import Placement
 from jaxkd.training.checkpoint import Checkpoints
 from jaxkd.training.history import History
@@ -272,6 +273,8 @@ class PhaseRun:
           ids = ", ".join(str(i) for i in batch["index"][bad][:5])
           found.append(f"batch entry {name!r} of training example {ids}")
     terms = ", ".join(f"{k}={v:g}" for k, v in sorted(means.items()))
+    with contextlib.suppress(StorageError):
+      self._saved.wait()
     saved = self._saved.latest
     return NonFinite(
       f"phase {self.name!r}, step {step}: "

@@ -15,7 +15,7 @@ from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.method import Method, Phase, Update, initialise, label_loss, usage
 from jaxkd.methods import KD, MSTDistill, Supervised
-from jaxkd.network import Network
+from jaxkd.network import Network, Pure
 from jaxkd.training import state as states
 from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings
@@ -110,6 +110,16 @@ def label(nets, batch, step):
   """Cross entropy of the student."""
   del step
   return label_loss(nets.student(batch).logits, batch)
+
+
+def validate(nets, batch):
+  """The same for a validation split."""
+  return label(nets, batch, None)
+
+
+def pure(init: Callable[..., Any], apply: Callable[..., Any]) -> Network:
+  """A network of two plain functions on the image."""
+  return Network(Pure(init, apply))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
