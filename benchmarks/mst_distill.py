@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 import time
@@ -308,15 +307,14 @@ def measure(budget: Budget) -> dict[str, Any]:
   run.early_stage(1, "collaborate")
   run.early_stage(2, "specialise")
   run.last_stage()
-  ours = run.ours
   return {
     **head,
-    "parameters": count_params(ours.method, ours.batch),
+    "parameters": count_params(run.ours.method, run.ours.batch),
     **{f"{name}_s": round(value, 6) for name, value in run.seconds.items()},
     **whole_stage(run.seconds, head["steps_per_epoch"]),
     "fastest_s": run.fastest,
     "paired_ratios": run.ratios,
-    "compile_s": ours.compile_s,
+    "compile_s": run.ours.compile_s,
     "memory": {name: value.record() for name, value in run.memory.items()},
     "load_average_1min_at_end": harness.load(),
   }
@@ -393,7 +391,7 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   result = measure(QUICK if options.quick else FULL)
   if options.output:
-    options.output.write_text(json.dumps(result, indent=2) + os.linesep)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
   print(json.dumps(result))
 
 

@@ -148,7 +148,7 @@ class MSTDistill(Method):
           name="collaborate",
           updates=(together,),
           epochs=self.epochs_s1,
-          validate=self.collaborate,
+          validate=self.validate_trio,
         )
       )
     if self.epochs_s2 and self.use_masks:
@@ -188,6 +188,15 @@ class MSTDistill(Method):
         "mutual": mutual,
         **{f"accuracy/{role}": hits(logits[role], batch) for role in TRIO},
       },
+    )
+
+  def validate_trio(self, nets, batch):
+    """Stage 1 is judged by the labels: the networks drift apart with time."""
+    logits = {role: nets[role](batch).logits for role in TRIO}
+    task = sum(self.task(logits[x], batch) for x in TRIO)
+    accuracy = {f"accuracy/{x}": hits(logits[x], batch) for x in TRIO}
+    return Loss.mean(
+      task, where=batch["mask"], metrics={"task": task, **accuracy}
     )
 
   def masked(self, nets, batch, *names):

@@ -184,12 +184,14 @@ def test_nan_in_masked_rows_reaches_neither_value_nor_gradient(name):
   entry, (student, teacher) = ENTRIES[name], _logits(6, 5)
   where = jnp.array([1, 0, 1, 1, 0, 1], jnp.float32)
   real = where > 0
-  poisoned = jnp.where(real[:, None], student, jnp.nan)
-  values = entry.call(poisoned, teacher, where)
+  poisoned, bad = (
+    jnp.where(real[:, None], x, jnp.nan) for x in (student, teacher)
+  )
+  values = entry.call(poisoned, bad, where)
   expected = entry.call(student[real], teacher[real], None)
   chosen = values if entry.batch_level else values[real]
   np.testing.assert_allclose(chosen, expected, rtol=1e-5)
-  gradient = _gradient(entry, poisoned, teacher, where)
+  gradient = _gradient(entry, poisoned, bad, where)
   np.testing.assert_array_equal(gradient[~real], 0)
   expected = _gradient(entry, student[real], teacher[real])
   np.testing.assert_allclose(gradient[real], expected, rtol=1e-4, atol=1e-7)
