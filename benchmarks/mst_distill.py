@@ -28,11 +28,12 @@ from benchmarks import harness
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.experiment import count_params
-from jaxkd.method import Batch, Phase, initialise
+from jaxkd.method import Batch, Phase
 from jaxkd.methods.mst_distill import MSTDistill
 from jaxkd.nets import CNNI, LeNet5, ThreeLayerCNN
 from jaxkd.network import Network
 from jaxkd.parallel import Mesh, Placement
+from jaxkd.roles import initialise
 from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build

@@ -20,9 +20,10 @@ from jaxkd.data import pipeline
 from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
 from jaxkd.evaluation import classification, fidelity
-from jaxkd.method import Method, usage
+from jaxkd.method import Method
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.result import Result
+from jaxkd.roles import usage
 from jaxkd.training import files
 from jaxkd.training.loop import Predictor, Trainer
 from jaxkd.training.phase import Settings, Stop

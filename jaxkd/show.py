@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxkd.data import pipeline
 from jaxkd.experiment import Experiment
-from jaxkd.method import Method, usage
+from jaxkd.method import Method
+from jaxkd.roles import usage
 
 
 def show(experiment: Experiment) -> str:

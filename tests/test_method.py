@@ -16,19 +16,16 @@ from jaxkd.errors import ConfigError
 from jaxkd.method import (
   Loss,
   Method,
-  Nets,
   Phase,
   Update,
   hits,
-  initialise,
-  key_of,
   label_loss,
   match,
   merge_params,
   split_params,
-  usage,
 )
 from jaxkd.network import Network
+from jaxkd.roles import Nets, initialise, key_of, usage
 from tests.methods import toys
 
 KEY = jax.random.key(0)

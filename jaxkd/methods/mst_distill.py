@@ -186,7 +186,10 @@ class MSTDistill(Method):
       metrics={
         "task": task,
         "mutual": mutual,
-        **{f"accuracy/{role}": hits(logits[role], batch) for role in TRIO},
+        **{
+          f"accuracy/{role}": self.accuracy(logits[role], batch)
+          for role in TRIO
+        },
       },
     )
 
@@ -194,7 +197,7 @@ class MSTDistill(Method):
     """Stage 1 is judged by the labels: the networks drift apart with time."""
     logits = {role: nets[role](batch).logits for role in TRIO}
     task = sum(self.task(logits[x], batch) for x in TRIO)
-    accuracy = {f"accuracy/{x}": hits(logits[x], batch) for x in TRIO}
+    accuracy = {f"accuracy/{x}": self.accuracy(logits[x], batch) for x in TRIO}
     return Loss.mean(
       task, where=batch["mask"], metrics={"task": task, **accuracy}
     )
@@ -281,7 +284,7 @@ class MSTDistill(Method):
         "task": task,
         "kd": kd,
         "load_balance": balance,
-        "accuracy": hits(student, batch),
+        "accuracy": self.accuracy(student, batch),
         **self.routes(chosen),
       },
     )
@@ -320,25 +323,39 @@ class MSTDistill(Method):
     return Loss.mean(
       task,
       where=batch["mask"],
-      metrics={"task": task, "accuracy": hits(logits, batch)},
+      metrics={"task": task, "accuracy": self.accuracy(logits, batch)},
     )
 
   def kd(self, student, teacher):
     """KD(student, teacher) per example, averaged over dense positions."""
     values = losses.kl(student, teacher, temperature=self.temperature)
-    return values.reshape(len(values), -1).mean(-1)
+    return self.per_example(values, None, None)
 
   def task(self, logits, batch):
     """Cross entropy per example; dense: over pixels that carry a label."""
-    labels = batch["label"]
+    where = self.labelled(batch)
+    values = losses.cross_entropy(logits, batch["label"], where=where)
+    return self.per_example(values, where, batch)
+
+  def accuracy(self, logits, batch):
+    """Share of right labels per example, over the same pixels."""
+    return self.per_example(hits(logits, batch), self.labelled(batch), batch)
+
+  def labelled(self, batch):
+    """Where a label counts, or None for everywhere."""
     if self.ignore_label is None:
-      values = losses.cross_entropy(logits, labels)
+      return None
+    labels, mask = batch["label"], batch["mask"]
+    real = mask.reshape((-1,) + (1,) * (labels.ndim - 1)) > 0
+    return (labels != self.ignore_label) & real
+
+  def per_example(self, values, where, batch):
+    """Means over positions, of which each that counts weighs the same."""
+    if where is None:
       return values.reshape(len(values), -1).mean(-1)
-    real = batch["mask"].reshape((-1,) + (1,) * (labels.ndim - 1)) > 0
-    where = (labels != self.ignore_label) & real
-    values = losses.cross_entropy(logits, labels, where=where)
     scale = jnp.sum(batch["mask"]) / jnp.maximum(jnp.sum(where), 1)
-    return values.reshape(len(values), -1).sum(-1) * scale
+    kept = jnp.where(where, values, 0)
+    return kept.reshape(len(values), -1).sum(-1) * scale
 
   def predict(self, nets, batch):
     """The student alone."""

@@ -22,8 +22,9 @@ import numpy as np
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.errors import ConfigError, RefusedInput
-from jaxkd.method import Method, Nets, Phase, initialise, key_of
+from jaxkd.method import Method, Phase
 from jaxkd.parallel import Mesh, Placement
+from jaxkd.roles import Nets, initialise, key_of
 from jaxkd.training import checkpoint, files
 from jaxkd.training.phase import PhaseRun, Settings, Stop
 from jaxkd.training.program import Program, Programs, build

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxkd.method import Method, Nets, Phase, Usage, usage
+from jaxkd.method import Method, Phase
 from jaxkd.parallel import Placement
+from jaxkd.roles import Nets, Usage, usage
 from jaxkd.training.state import Best, State
 from jaxkd.training.step import Metrics, make_step
 

@@ -9,7 +9,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from jaxkd.method import Method, Phase, key_of, split_params
+from jaxkd.method import Method, Phase, split_params
+from jaxkd.roles import key_of
 
 Array = jax.Array
 Tree = Any

@@ -18,13 +18,13 @@ from jaxkd.errors import ConfigError
 from jaxkd.method import (
   Batch,
   Method,
-  Nets,
   Phase,
   Step,
   Update,
   merge_params,
   split_params,
 )
+from jaxkd.roles import Nets, key_of
 from jaxkd.training.state import State
 
 Array = jax.Array
@@ -126,7 +126,7 @@ def _apply(
 def _update(method, update, state, frozen, batch, now):
   trained, rest = split_params(state.params, update.trainable)
   training = update.trains(tuple(state.params))
-  rng = jax.random.fold_in(state.rng, now.index)
+  rng = key_of(jax.random.fold_in(state.rng, now.index), update.name)
 
   def objective(trained, collections, memory, batch, part):
     params = merge_params(merge_params(trained, rest), frozen["params"])
@@ -160,6 +160,11 @@ def _update(method, update, state, frozen, batch, now):
     grads, state.optimizer[update.name], trained
   )
   trained = optax.apply_updates(trained, steps)
+  if update.name in metrics:
+    raise ConfigError(
+      f"update {update.name!r} reports a metric of its own name, under which "
+      "its loss stands"
+    )
   metrics = {update.name: (total, weight), **metrics}
   new = state.replace(
     params=merge_params(trained, rest),

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks import harness, mst_distill
-from jaxkd.method import Nets, Step
+from jaxkd.method import Step
+from jaxkd.roles import Nets
 from tests import golden_tools as tools
 from tests.nets import name_maps
 

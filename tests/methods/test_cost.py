@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from jaxkd import nets
-from jaxkd.method import Nets, initialise, usage
 from jaxkd.methods import MSTDistill
 from jaxkd.network import Network
+from jaxkd.roles import Nets, initialise, usage
 from jaxkd.training import state as states
 from jaxkd.training.step import make_step
 

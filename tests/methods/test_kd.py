@@ -8,7 +8,8 @@ import pytest
 
 from jaxkd import losses
 from jaxkd.errors import ConfigError
-from jaxkd.method import Nets, Step, initialise, usage
+from jaxkd.method import Step
+from jaxkd.roles import Nets, initialise, usage
 from tests.methods import toys
 
 

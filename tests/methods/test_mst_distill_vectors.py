@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from jaxkd import nets
-from jaxkd.method import Nets, Step
+from jaxkd.method import Step
 from jaxkd.methods import MSTDistill
 from jaxkd.methods.mst_distill import TRIO
 from jaxkd.network import Network, Pure
+from jaxkd.roles import Nets
 from tests import golden_tools
 from tests.nets import name_maps
 
@@ -109,30 +110,30 @@ def test_stage_one_teaches_both_sides_of_every_pair(name):
     assert np.abs(gradients[role] - other[role]).max() > 1e-2
 
 
-def _third_stage(name):
-  """Returns the loss of stage 3 and gradients of student and gate."""
-  case = THIRD[name]
-  labels = case["in_labels"]
-  weights = dict(
-    zip(("w_task", "w_kl", "w_lb"), case["param_w_task_kl_lb"], strict=True)
-  )
+def _third_method(case):
+  """Returns the method of a case and its parameters."""
+  weights = (float(weight) for weight in case["param_w_task_kl_lb"])
   method = _method(
     k=int(case["param_k"]),
     lb="cv" if case["param_mode_is_cv"] else "kl",
-    **{name: float(weight) for name, weight in weights.items()},
+    **dict(zip(("w_task", "w_kl", "w_lb"), weights, strict=True)),
   )
-  batch = {
-    "student_logits": case["in_student_logits"],
-    "specialists": np.moveaxis(case["in_teacher_logits"], 0, 1),
-    "label": labels,
-    "mask": np.ones(len(labels), np.float32),
-  }
   gate = golden_tools.convert(
     golden_tools.section(case, "w_"), name_maps.GATE_NET
   )
-  params = {
-    "student": {"shift": jnp.zeros_like(batch["student_logits"])},
-    "gate": {"net": gate["params"]},
+  student = {"shift": jnp.zeros_like(case["in_student_logits"])}
+  return method, {"student": student, "gate": {"net": gate["params"]}}
+
+
+def _third_stage(name):
+  """Returns the loss of stage 3 and gradients of student and gate."""
+  case = THIRD[name]
+  method, params = _third_method(case)
+  batch = {
+    "student_logits": case["in_student_logits"],
+    "specialists": np.moveaxis(case["in_teacher_logits"], 0, 1),
+    "label": case["in_labels"],
+    "mask": np.ones(len(case["in_labels"]), np.float32),
   }
 
   def mean(params):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jaxkd import losses
-from jaxkd.method import Nets, initialise, usage
+from jaxkd.roles import Nets, initialise, usage
 from tests.methods import toys
 
 

@@ -13,9 +13,10 @@ import optax
 from jaxkd import nets
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
-from jaxkd.method import Method, Phase, Update, initialise, label_loss, usage
+from jaxkd.method import Method, Phase, Update, label_loss
 from jaxkd.methods import KD, MSTDistill, Supervised
 from jaxkd.network import Network, Pure
+from jaxkd.roles import initialise, usage
 from jaxkd.training import state as states
 from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings

@@ -164,9 +164,14 @@ def test_the_second_update_sees_what_the_first_one_changed():
   np.testing.assert_allclose(metrics["gap"][0], 4 * jnp.mean(gap**2), rtol=1e-4)
 
 
+def test_a_metric_with_the_name_of_its_update_is_refused():
+  with pytest.raises(ConfigError, match="'task' reports a metric of its own"):
+    _run(_toy(toys.update(name="task")), [toys.batch(4)])
+
+
 def test_two_updates_that_report_one_metric_are_refused():
   updates = [toys.update(name=name) for name in "ab"]
-  with pytest.raises(ConfigError, match="two updates report the metric 'acc"):
+  with pytest.raises(ConfigError, match="is reported by two updates"):
     _run(_toy(*updates), [toys.batch(4)])
 
 
