@@ -171,7 +171,7 @@ def test_a_metric_with_the_name_of_its_update_is_refused():
 
 def test_two_updates_that_report_one_metric_are_refused():
   updates = [toys.update(name=name) for name in "ab"]
-  with pytest.raises(ConfigError, match="is reported by two updates"):
+  with pytest.raises(ConfigError, match="two updates report the metric 'acc"):
     _run(_toy(*updates), [toys.batch(4)])
 
 
