@@ -24,7 +24,8 @@ hypothesis.settings.load_profile("jaxkd")
 
 def pytest_configure(config):
   """Keeps compiled programs under pytest's cache, for this user alone."""
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  cached = hasattr(config, "cache")  # not with -p no:cacheprovider
+  if cached and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = config.cache.mkdir("jax")
     folder.chmod(0o700)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
