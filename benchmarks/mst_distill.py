@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +33,10 @@ from jaxkd.nets import CNNI, LeNet5, ThreeLayerCNN
 from jaxkd.network import Network
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import initialise
-from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build
 from jaxkd.training.state import State, create
-from jaxkd.training.workdir import Run
+from jaxkd.training.targets import cache_targets
 
 try:
   from benchmarks import torch_mst
@@ -65,7 +63,7 @@ class Budget:
   repetitions: int = 9
   images: int = 2048
   batch_size: int = 16
-  cache_batch_size: int = 256
+  cache_batch_size: int = Settings().target_batch_size
   sample_seconds: float = 0.3
 
 
@@ -74,7 +72,6 @@ QUICK = Budget(
   hidden_dim_factor=8,
   repetitions=3,
   images=128,
-  cache_batch_size=64,
   sample_seconds=0.1,
 )
 
@@ -192,18 +189,14 @@ class Ours:
 
     The time includes the compilation, which every run pays.
     """
-    trainer = Trainer(
-      method=self.method,
-      splits=self.splits,
-      seed=0,
-      batch_size=self.budget.batch_size,
-      run=Run(Path(tempfile.gettempdir())),
-      settings=Settings(evaluation_batch_size=self.budget.cache_batch_size),
-      placement=self.placement,
-    )
     began = time.perf_counter()
-    source = trainer._with_cached_targets(
-      start.phase, self.splits.train, start.frozen
+    source = cache_targets(
+      self.method,
+      start.phase,
+      start.frozen,
+      self.splits.train,
+      batch_size=self.budget.cache_batch_size,
+      placement=self.placement,
     )
     return source, time.perf_counter() - began
 

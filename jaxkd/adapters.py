@@ -191,14 +191,12 @@ class NNX:
     model = nnx.merge(
       graph,
       _filled(params, variables["params"]),
-      _filled(state, variables["state"]),
+      _filled(state, variables["state"], rngs),
     )
     if train:
       model.train()
     else:
       model.eval()
-    if rngs:
-      nnx.reseed(model, **rngs)
     call = getattr(model, method) if method else model
     arguments = _train_argument(getattr(model, method or "__call__"), train)
     with _nnx_probed(model, probe):
@@ -214,11 +212,26 @@ def _by_name(state: nnx.State) -> dict[tuple[str, ...], Any]:
   return {tuple(str(part) for part in path): leaf[...] for path, leaf in flat}
 
 
-def _filled(skeleton: nnx.State, values: Mapping[str, Any]) -> nnx.State:
+def _filled(
+  skeleton: nnx.State,
+  values: Mapping[str, Any],
+  rngs: Mapping[str, Array] | None = None,
+) -> nnx.State:
+  """The skeleton with these values, its random streams begun anew by name."""
   flat = flax.traverse_util.flatten_dict(values)
+  rngs = rngs or {}
+
+  def value(path, leaf):
+    old = flat[tuple(str(part) for part in path)]
+    if getattr(leaf, "tag", None) not in rngs:
+      return old
+    if isinstance(leaf, nnx.RngKey):
+      return rngs[leaf.tag]
+    return jnp.zeros_like(old) if isinstance(leaf, nnx.RngCount) else old
+
   return nnx.from_flat_state(
     [
-      (path, leaf.replace(flat[tuple(str(part) for part in path)]))
+      (path, leaf.replace(value(path, leaf)))
       for path, leaf in nnx.to_flat_state(skeleton)
     ]
   )

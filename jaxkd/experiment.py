@@ -222,7 +222,8 @@ class _Runs:
     """
     mesh = self._experiment.mesh
     mesh.check_batch(self._experiment.task.batch_size)
-    mesh.check_batch(self._experiment.settings.evaluation_batch_size)
+    for size in self._experiment.settings.batch_sizes:
+      mesh.check_batch(size)
     _ = mesh.devices
     batch = self._batch()
     for programs in self._programs.values():

@@ -4,10 +4,10 @@ import os
 import pathlib
 
 from jaxkd.report import figures, load, outcomes, page, style
-from jaxkd.report.study import study_report
+from jaxkd.report.study import study_report, study_table
 from jaxkd.report.tables import print_table, table
 
-__all__ = ["build", "print_table", "study_report", "table"]
+__all__ = ["build", "print_table", "study_report", "study_table", "table"]
 
 PLOTS = (
   figures.curves,

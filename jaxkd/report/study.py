@@ -69,6 +69,19 @@ def study_report(workdir: str | os.PathLike) -> dict[str, pathlib.Path]:
   return {"table": page, "figure": path}
 
 
+def study_table(path: str | os.PathLike) -> str:
+  """Returns the Markdown table of a study, as study.md has it.
+
+  Args:
+    path: its study.json.
+
+  Raises:
+    RefusedInput: the file is absent or is not what it must be.
+  """
+  path = pathlib.Path(path)
+  return tables.table(study_rows(_rows(path, load.read_json(path))))
+
+
 def study_rows(rows: list[Row]) -> list[dict[str, Any]]:
   """Returns the rows of the table of a study, the first as the baseline."""
   out = []

@@ -31,7 +31,7 @@ from jaxkd.training.program import Program, Programs, build
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
 from jaxkd.training.state import Best, create
-from jaxkd.training.step import with_targets
+from jaxkd.training.targets import cache_targets
 from jaxkd.training.workdir import Run
 from jaxkd.training.writers import Writers, lines_end
 
@@ -107,9 +107,8 @@ class Trainer:
       Preempted: the process was asked to stop; its state was saved.
       StorageError: files could not be read or written.
     """
-    mesh = self.placement.mesh
-    mesh.check_batch(self.batch_size)
-    mesh.check_batch(self.settings.evaluation_batch_size)
+    for size in (self.batch_size, *self.settings.batch_sizes):
+      self.placement.mesh.check_batch(size)
     batch = next(pipeline.batches(self.splits.train, self.batch_size))
     self.programs = self.programs or Programs(self.method)
     self._usage = self.programs.usage(batch)
@@ -191,7 +190,14 @@ class Trainer:
     frozen = jax.device_put(frozen, self.placement.of(frozen))
     source = self._source(phase)
     if phase.targets and self.settings.cache_targets:
-      source = self._with_cached_targets(phase, source, frozen)
+      source = cache_targets(
+        self.method,
+        phase,
+        frozen,
+        source,
+        batch_size=self.settings.target_batch_size,
+        placement=self.placement,
+      )
     best = Best.of(state) if phase.validate else None
     state, best = jax.device_put(
       (state, best), self.placement.of((state, best))
@@ -227,23 +233,6 @@ class Trainer:
     if shared is not None:
       self._give(stage, shared)
     return {**timing, "preparation_seconds": round(preparation, 3)}
-
-  def _with_cached_targets(self, phase, source, frozen) -> ArraySource:
-    """The source with the phase's targets computed for every example."""
-
-    @jax.jit
-    def compute(frozen, batch):
-      full = with_targets(self.method, phase, frozen, batch)
-      return {name: full[name] for name in phase.targets}
-
-    parts = [
-      jax.device_get(compute(frozen, self.placement.put_batch(batch)))
-      for batch in pipeline.batches(source, self.settings.evaluation_batch_size)
-    ]
-    for name in phase.targets:
-      rows = np.concatenate([part[name] for part in parts])[: len(source)]
-      source = source.with_entry(name, rows)
-    return source
 
   def _program(self, phase, state, best, frozen, source) -> Program:
     programs = self.programs.phases

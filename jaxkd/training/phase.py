@@ -36,6 +36,8 @@ class Settings:
     checkpoint_every_steps: steps between checkpoints inside a phase.
     keep_checkpoints: checkpoints kept of the running phase.
     evaluation_batch_size: examples in a batch of validation and test.
+    target_batch_size: examples in a batch when targets are cached; small
+      ones hold the inside of several teachers at once.
     cache_targets: whether a phase's targets are computed once per example and
       kept in host memory, or at every step.
     max_steps: at most so many steps in a phase; None for no limit.
@@ -46,6 +48,7 @@ class Settings:
   checkpoint_every_steps: int = 500
   keep_checkpoints: int = 2
   evaluation_batch_size: int = 256
+  target_batch_size: int = 32
   cache_targets: bool = True
   max_steps: int | None = None
   trackers: tuple[str, ...] = ()
@@ -56,6 +59,11 @@ class Settings:
       value = getattr(self, field.name)
       if field.type.startswith("int") and value is not None and value < 1:
         raise ConfigError(f"Settings.{field.name}={value}: expected at least 1")
+
+  @property
+  def batch_sizes(self) -> tuple[int, int]:
+    """All sizes of batches beside that of training."""
+    return self.evaluation_batch_size, self.target_batch_size
 
 
 class Stop:

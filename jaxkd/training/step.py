@@ -26,6 +26,7 @@ from jaxkd.method import (
 )
 from jaxkd.roles import Nets, key_of
 from jaxkd.training.state import State
+from jaxkd.training.targets import with_targets
 
 Array = jax.Array
 Frozen = Mapping[str, Mapping[str, Any]]
@@ -66,23 +67,6 @@ def make_step(
     return _guarded(state, new, finite), {**metrics, "finite": finite}
 
   return step
-
-
-def with_targets(
-  method: Method, phase: Phase, frozen: Frozen, batch: Batch
-) -> Batch:
-  """Adds the phase's targets to a batch, unless they came with it."""
-  missing = [name for name in phase.targets if name not in batch]
-  if not missing:
-    return batch
-  nets = Nets(method.roles, frozen["params"], frozen["collections"])
-  return {
-    **batch,
-    **{
-      name: jax.lax.stop_gradient(phase.targets[name](nets, batch))
-      for name in missing
-    },
-  }
 
 
 def _guarded(old: State, new: State, finite: Array) -> State:

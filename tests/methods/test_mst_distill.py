@@ -215,7 +215,7 @@ def test_every_mask_has_its_own_optimizer_and_loss():
   for name in MASKS:
     kd = method.kd(method.masked(view, batch, name)[0], student)
     total, weight = metrics[f"specialise/{name}"]
-    np.testing.assert_allclose(total / weight, kd.mean(), rtol=1e-5)
+    np.testing.assert_allclose(total / weight, kd.mean(), rtol=1e-4)
     assert 0 < metrics[f"mask_mean/{name}"][0] / 8 < 1
     before = state.params[name]["net"]["fc"]["kernel"]
     assert _size(after.params[name]["net"]["fc"]["kernel"] - before) > 1e-3
