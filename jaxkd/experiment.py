@@ -153,7 +153,9 @@ def run(
     previous = files.read_json(opened.summary, default={})
     seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
     summary = runs.summary(metrics, seconds)
-    if {**previous, "wall_seconds": 0} != {**summary, "wall_seconds": 0}:
+    if files.same_results(previous, summary):
+      summary = previous
+    else:
       files.write_json(opened.summary, summary)
     return Result(opened.root, summary)
 
@@ -278,6 +280,11 @@ class _Runs:
       "seeds": list(experiment.seeds),
       "metrics": metrics,
       "params": count_params(experiment.method, self._batch()),
+      "inputs": {
+        name if label == MAIN else f"{label}/{name}": list(network.inputs)
+        for label, method in experiment.methods.items()
+        for name, network in method.roles.items()
+      },
       "wall_seconds": round(seconds, 1),
       "versions": described["versions"],
       "commit": described["commit"],

@@ -27,15 +27,20 @@ class Result:
 
   def rows(self) -> list[dict[str, str]]:
     """Test accuracy of every predictor: mean and 95% interval over seeds."""
-    metrics = self.summary["metrics"]
+    inputs = self.summary["inputs"]
+    found = {
+      name.removesuffix("/accuracy"): values
+      for name, values in self.summary["metrics"].items()
+      if name.endswith("/accuracy")
+    }
     return [
       {
-        "network": name.removesuffix("/accuracy"),
+        "network": name,
+        "reads": ", ".join(inputs.get(name, ())),
         "test accuracy": interval_text(values),
         "seeds": str(len(values)),
       }
-      for name, values in metrics.items()
-      if name.endswith("/accuracy")
+      for name, values in found.items()
     ]
 
   def table(self) -> str:

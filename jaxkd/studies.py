@@ -72,7 +72,9 @@ def study(
     previous = files.read_json(path, default={})
     seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
     content = _content(experiments, results, seconds)
-    if {**previous, "wall_seconds": 0} != {**content, "wall_seconds": 0}:
+    if files.same_results(previous, content):
+      content = previous
+    else:
       files.write_json(path, content)
     report.study_report(opened.root)
   return content

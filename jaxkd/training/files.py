@@ -165,6 +165,14 @@ def read_json(path: Path, default: Any = None) -> Any:
     raise StorageError(f"{path} is damaged: {error}") from error
 
 
+def same_results(old: dict[str, Any], new: dict[str, Any]) -> bool:
+  """Whether two summaries agree in all but when and by what they were made."""
+  circumstances = ("wall_seconds", "versions", "commit", "machine")
+  return {k: v for k, v in old.items() if k not in circumstances} == {
+    k: v for k, v in new.items() if k not in circumstances
+  }
+
+
 def read_lines(path: Path, *, start: int) -> list[Any]:
   """Reads the JSON lines of a file from a byte offset on.
 
