@@ -228,8 +228,14 @@ class _Runs:
       mesh.check_batch(size)
     _ = mesh.devices
     batch = self._batch()
+    task = self._experiment.task
     for programs in self._programs.values():
-      programs.usage(batch)
+      for name, shape in programs.usage(batch).logits.items():
+        if shape[-1] != task.num_classes:
+          raise ConfigError(
+            f"{name} of {type(programs.method).__name__} gives {shape[-1]} "
+            f"logits, but {task.name} has {task.num_classes} classes"
+          )
 
   def metrics(
     self, evaluation: Callable[[str, int], dict[str, Any]]

@@ -148,10 +148,12 @@ class Usage:
   Attributes:
     inputs: shapes of the batch entries that each role is given.
     roles: the roles that each phase runs, by its name.
+    logits: shapes of the logits that each predictor gives, by its name.
   """
 
   inputs: Mapping[str, Batch]
   roles: Mapping[str, tuple[str, ...]]
+  logits: Mapping[str, tuple[int, ...]]
 
 
 def usage(method: Method, batch: Batch) -> Usage:
@@ -165,14 +167,16 @@ def usage(method: Method, batch: Batch) -> Usage:
     batch: one batch, arrays or `jax.ShapeDtypeStruct`s.
 
   Returns:
-    Inputs by role, and roles by phase.
+    Inputs by role, roles by phase, logits by predictor.
 
   Raises:
-    ConfigError: if a role is never used.
+    ConfigError: if a role is never used, or networks do not fit each other or
+      the batch.
   """
   roles = method.roles
   inputs: dict[str, Batch] = {}
   by_phase: dict[str, tuple[str, ...]] = {}
+  logits: dict[str, tuple[int, ...]] = {}
 
   def trace(batch):
     nets = _LazyNets(roles, jax.random.key(0), method.memory)
@@ -180,16 +184,24 @@ def usage(method: Method, batch: Batch) -> Usage:
       nets.used = set()
       _trace_phase(phase, nets, batch)
       by_phase[phase.name] = tuple(r for r in roles if r in nets.used)
-    method.outputs(nets, batch)
+    outputs = method.outputs(nets, batch)
+    logits.update({n: tuple(o.logits.shape) for n, o in outputs.items()})
     method.measure(nets, batch)
     inputs.update(nets.given)
     return 0
 
-  jax.eval_shape(trace, dict(batch))
+  try:
+    jax.eval_shape(trace, dict(batch))
+  except ConfigError:
+    raise
+  except (TypeError, ValueError) as error:
+    raise ConfigError(
+      f"{type(method).__name__} cannot run on this task: {error}"
+    ) from error
   unused = [role for role in roles if role not in inputs]
   if unused:
     raise ConfigError(f"role {unused[0]!r} is used by no loss or prediction")
-  return Usage(inputs=inputs, roles=by_phase)
+  return Usage(inputs=inputs, roles=by_phase, logits=logits)
 
 
 def _trace_phase(phase: Phase, nets: Nets, batch: Batch) -> None:

@@ -65,6 +65,14 @@ def workdir(finished, tmp_path):
       ("role 'student'", "'imagee'", "did you mean 'image'?", "audio"),
     ),
     ("AVDigits.train_size = 5000", ("train_size", "5000")),
+    (
+      "student/MLP.features = (64, 36, 18, 8)",
+      ("MSTDistill cannot run", "(32, 8)", "(32, 10)", "one shape"),
+    ),
+    (
+      "Supervised.student = @control/Network()",
+      ("control/Network", "module"),
+    ),
     ("SEEDS = (-1,)", ("seeds", "-1")),
   ],
 )
@@ -76,6 +84,19 @@ def test_a_wrong_setting_is_named(capsys, tmp_path, binding, expected):
   assert code == 2
   for part in expected:
     assert part in message
+  assert not target.exists()
+
+
+def test_a_student_with_too_few_classes_is_named(capsys, tmp_path):
+  target = tmp_path / "new"
+  code, message = run(
+    capsys,
+    *("run", SMOKE.replace("av_digits_smoke", "no_kd")),
+    *("--set", "student/MLP.features = (64, 8)", "--workdir", str(target)),
+  )
+  assert code == 2
+  assert "student of Supervised gives 8 logits" in message
+  assert "av_digits has 10 classes" in message
   assert not target.exists()
 
 
