@@ -4,6 +4,7 @@ Flax gives a bias initialiser no fan-in, which PyTorch's default needs; these
 two layers know theirs. Parameters are named as in Flax: `kernel`, `bias`.
 """
 
+import itertools
 import math
 
 import jax
@@ -95,9 +96,31 @@ class Conv(nn.Module):
     shape = (self.kernel_size,) * axes + (inputs_per_group, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
     inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
+    outputs = self._convolve(inputs, kernel, axes)
+    if not self.use_bias:
+      return outputs
+    fan_in = math.prod(shape[:-1])
+    return _add_bias(self, outputs, fan_in, self.bias_init)
+
+  def _convolve(self, inputs: Array, kernel: Array, axes: int) -> Array:
+    """The convolution, as a matrix product where that is what it is.
+
+    XLA's convolutions are slow on a CPU where there is one input channel, or
+    one place in the output.
+    """
+    whole = inputs.shape[1:-1] == (self.kernel_size,) * axes
+    if whole and not self.padding and self.groups == 1:
+      outputs = inputs.reshape(len(inputs), -1) @ kernel.reshape(
+        -1, self.features
+      )
+      return outputs.reshape(len(inputs), *(1,) * axes, self.features)
+    if inputs.shape[-1] == 1 and self.strides == 1:
+      return _patches(inputs, self.kernel_size, self.padding) @ kernel.reshape(
+        -1, self.features
+      )
     spatial = tuple(range(1, axes + 1))
     channels_last = (0, axes + 1, *spatial)
-    outputs = jax.lax.conv_general_dilated(
+    return jax.lax.conv_general_dilated(
       inputs,
       kernel,
       window_strides=(self.strides,) * axes,
@@ -107,7 +130,23 @@ class Conv(nn.Module):
       ),
       feature_group_count=self.groups,
     )
-    if not self.use_bias:
-      return outputs
-    fan_in = math.prod(shape[:-1])
-    return _add_bias(self, outputs, fan_in, self.bias_init)
+
+
+def _patches(inputs: Array, size: int, padding: int) -> Array:
+  """All windows of a one-channel array: [B, *spatial, 1] -> [..., size^n]."""
+  axes = inputs.ndim - 2
+  around = ((0, 0), *((padding, padding),) * axes, (0, 0))
+  inputs = jnp.pad(inputs, around)
+  places = [n - size + 1 for n in inputs.shape[1:-1]]
+  return jnp.concatenate(
+    [
+      inputs[
+        (
+          slice(None),
+          *(slice(i, i + n) for i, n in zip(start, places, strict=True)),
+        )
+      ]
+      for start in itertools.product(range(size), repeat=axes)
+    ],
+    axis=-1,
+  )

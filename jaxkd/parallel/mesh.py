@@ -106,8 +106,7 @@ class Placement:
 
   def put_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Moves one host batch to the devices."""
-    sharding = self.batch
-    return {k: jax.device_put(v, sharding) for k, v in batch.items()}
+    return jax.device_put(dict(batch), self.batch)
 
   def of(self, tree: Any) -> Any:
     """Shardings of a state-like tree.
