@@ -231,7 +231,8 @@ def _filled(
 
   return nnx.from_flat_state(
     [
-      (path, leaf.replace(value(path, leaf)))
+      # New variables, so that they belong to the present trace.
+      (path, leaf.from_metadata(value(path, leaf), dict(leaf.get_metadata())))
       for path, leaf in nnx.to_flat_state(skeleton)
     ]
   )

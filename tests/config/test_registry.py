@@ -42,8 +42,12 @@ def test_only_classes_and_functions_with_names_register(
 
 
 def test_registering_does_not_touch_gin_before_a_load(empty_registry):
-  config.register(samples.KD, module="jaxkd.methods")
-  assert not gin.config._REGISTRY.matching_selectors("jaxkd.methods.KD")
+  class Unheard:
+    pass
+
+  config.register(Unheard, module="jaxkd.methods")
+  selectors = gin.config._REGISTRY.matching_selectors("jaxkd.methods.Unheard")
+  assert not selectors
 
 
 def test_a_linen_module_offers_its_own_fields_only():
