@@ -25,12 +25,13 @@ from jaxkd.parallel import Mesh, Placement
 from jaxkd.result import Result
 from jaxkd.roles import usage
 from jaxkd.training import files
+from jaxkd.training.environment import environment
 from jaxkd.training.loop import Predictor, Trainer
 from jaxkd.training.phase import Settings, Stop
 from jaxkd.training.program import Programs
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
-from jaxkd.training.workdir import Workdir, environment
+from jaxkd.training.workdir import Workdir
 
 MAIN = "main"
 logger = logging.getLogger("jaxkd")

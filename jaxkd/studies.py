@@ -14,9 +14,10 @@ from jaxkd.errors import ConfigError
 from jaxkd.evaluation import statistics
 from jaxkd.experiment import Experiment, Result, run
 from jaxkd.training import files
+from jaxkd.training.environment import environment
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
-from jaxkd.training.workdir import Workdir, environment
+from jaxkd.training.workdir import Workdir
 
 METRIC = "student/accuracy"
 

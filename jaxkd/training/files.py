@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,60 +74,6 @@ def write_json(path: Path, value: Any) -> None:
         temporary.unlink()
       raise
     sync(path.parent)
-
-
-def append_lines(path: Path, lines: Iterable[str]) -> int:
-  """Appends lines to a text file in one write; `sync` makes them durable.
-
-  Args:
-    path: the file; it and its folder are made if absent.
-    lines: lines without their line break.
-
-  Returns:
-    The file's size in bytes afterwards: what `truncate` takes on resume.
-
-  Raises:
-    StorageError: the disk refused.
-  """
-  path = Path(path)
-  text = "".join(f"{line}\n" for line in lines)
-  with storage("append to", path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-      file.write(text.encode("utf-8"))
-      file.flush()
-      return file.tell()
-
-
-def truncate(path: Path, offset: int) -> None:
-  """Cuts a file of lines back to what it held when a checkpoint was made.
-
-  Args:
-    path: the file; may be absent if `offset` is 0.
-    offset: bytes to keep, a value that `append_lines` or `sync` returned.
-
-  Raises:
-    StorageError: the file is shorter than `offset`, no line ends there, or
-      the disk refused.
-  """
-  path = Path(path)
-  size = path.stat().st_size if path.is_file() else 0
-  if offset > size:
-    raise StorageError(
-      f"{path} has {size} bytes, the checkpoint was made when it had {offset}:"
-      " lines are lost; restore the file or use another --workdir"
-    )
-  if size == 0:
-    return
-  with storage("truncate", path), open(path, "r+b") as file:
-    file.seek(max(offset - 1, 0))
-    if offset and file.read(1) != b"\n":
-      raise StorageError(
-        f"{path}: no line ends at byte {offset}, where the checkpoint was"
-        " made; restore the file or use another --workdir"
-      )
-    file.truncate(offset)
-    os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,20 +24,7 @@ from typing import Any
 from jaxkd import identity as identities
 from jaxkd.errors import ConfigError, RefusedInput, WorkdirLocked
 from jaxkd.training import files
-from jaxkd.training.environment import environment, numerics, versions
-from jaxkd.training.files import append_lines, sync, truncate, write_json
-
-__all__ = [
-  "Run",
-  "Workdir",
-  "append_lines",
-  "environment",
-  "numerics",
-  "sync",
-  "truncate",
-  "versions",
-  "write_json",
-]
+from jaxkd.training.environment import numerics, versions
 
 FORMAT = 1
 IDENTITY = "jaxkd.json"
@@ -280,7 +267,7 @@ class Workdir:
         _refuse_other(root, stored, identity)
         identity = stored
       else:
-        write_json(root / IDENTITY, identity)
+        files.write_json(root / IDENTITY, identity)
     except BaseException:
       _release(lock)
       raise

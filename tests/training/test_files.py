@@ -49,37 +49,56 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
   assert "".join(calls) == "srs"
 
 
-def test_lines_are_appended_and_truncated_at_the_offset(tmp_path):
-  path = tmp_path / "runs" / "metrics.jsonl"
-  offset = files.append_lines(path, ['{"a": 1}', '{"ü": 2}'])
-  assert offset == path.stat().st_size == files.sync(path)
-  files.append_lines(path, ["torn"])
-  files.truncate(path, offset)
-  assert path.read_text("utf-8") == '{"a": 1}\n{"ü": 2}\n'
-  files.truncate(path, 0)
-  assert path.read_bytes() == b""
+def test_an_absent_file_reads_as_the_default_or_is_named(tmp_path):
+  path = tmp_path / "absent.json"
+  assert files.read_json(path, default={"a": 1}) == {"a": 1}
+  with pytest.raises(StorageError, match="cannot read .*absent.json"):
+    files.read_json(path)
 
 
-def test_an_absent_file_holds_nothing_to_truncate(tmp_path):
-  files.truncate(tmp_path / "metrics.jsonl", 0)
-  assert os.listdir(tmp_path) == []
+def test_a_damaged_file_is_named(tmp_path):
+  path = tmp_path / "x.json"
+  path.write_text('{"a": ')
+  with pytest.raises(StorageError, match="x.json is damaged"):
+    files.read_json(path, default={})
+  with pytest.raises(StorageError, match="x.json is damaged"):
+    files.read_lines(path, start=0)
 
 
-@pytest.mark.parametrize(
-  ("offset", "message"),
-  [(9, "has 4 bytes, the checkpoint .* 9"), (3, "no line ends at byte 3")],
-)
-def test_lost_or_torn_lines_are_refused(tmp_path, offset, message):
+def test_lines_are_read_from_an_offset(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  files.append_lines(path, ["abc"])
-  with pytest.raises(StorageError, match=message):
-    files.truncate(path, offset)
-  assert path.read_text() == "abc\n"
+  path.write_text('{"a": 1}\n{"a": 2}\n')
+  assert files.read_lines(path, start=9) == [{"a": 2}]
+
+
+def test_a_folder_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+  source, target = tmp_path / "source", tmp_path / "deep" / "target"
+  (source / "inner").mkdir(parents=True)
+  (source / "inner" / "x").write_bytes(b"abc")
+
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "rename", fail)
+    with pytest.raises(StorageError, match="copy to .*target: No space"):
+      files.copy_folder(source, target)
+  assert not target.exists()
+  files.copy_folder(source, target)
+  assert (target / "inner" / "x").read_bytes() == b"abc"
+  assert os.listdir(target.parent) == ["target"]
+
+
+def test_summaries_are_compared_without_their_circumstances():
+  old = {"metrics": {"a": [1.0]}, "wall_seconds": 3, "commit": "x"}
+  assert files.same_results(old, {**old, "wall_seconds": 9, "commit": "y"})
+  assert not files.same_results(old, {**old, "metrics": {"a": [2.0]}})
+  assert not files.same_results({}, old)
 
 
 def test_storage_errors_name_the_path(tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(StorageError, match="file/metrics.jsonl: "):
-    files.append_lines(tmp_path / "file" / "metrics.jsonl", ["x"])
+  with pytest.raises(StorageError, match="file/summary.json: "):
+    files.write_json(tmp_path / "file" / "summary.json", 1)
   with pytest.raises(StorageError, match="cannot sync .*absent: No such file"):
     files.sync(tmp_path / "absent")
