@@ -61,20 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     made.set_defaults(call=call)
     return made
 
-  def settings(made):
-    made.add_argument(
-      "--set",
-      dest="overrides",
-      action="append",
-      default=[],
-      metavar="'Name.param = value'",
-      help="a binding or macro that wins over the file; may be repeated",
-    )
-    made.add_argument("--workdir", metavar="DIR", help="the run directory")
-
   run = verb("run", _run, "train and evaluate an experiment; resumes")
   run.add_argument("experiment", metavar="EXPERIMENT.gin")
-  settings(run)
+  _settings(run)
   run.add_argument("--seeds", metavar="0,1,2", help="in place of the file's")
   run.add_argument(
     "--smoke",
@@ -83,22 +72,40 @@ def _parser() -> argparse.ArgumentParser:
   )
   study = verb("study", _study, "compare experiments on the same seeds")
   study.add_argument("experiments", nargs="+", metavar="EXPERIMENT.gin")
-  settings(study)
+  _settings(study)
   study.add_argument("--seeds", type=int, default=5, help="how many (5)")
   show = verb("show", _show, "describe an experiment; compiles nothing")
   show.add_argument("experiment", metavar="EXPERIMENT.gin")
-  settings(show)
+  _settings(show)
   for name, call, text in (
     ("evaluate", _evaluate, "evaluate the networks of a run again"),
     ("report", _report, "draw curves, routing and tables of a run"),
   ):
     verb(name, call, text).add_argument("workdir", metavar="WORKDIR")
-  names = verb("list", _list, "list the methods, tasks and networks")
+  names = verb("list", _list, "list the methods, tasks and networks, or losses")
+  names.add_argument(
+    "--losses",
+    action="store_true",
+    help="the losses: formula, what they need, paper, what proves them",
+  )
   names.add_argument("--json", action="store_true", help="as JSON")
   describe = verb("describe", _describe, "describe a method and its fields")
   describe.add_argument("method", metavar="METHOD")
   verb("doctor", _doctor, "describe this installation, to be pasted")
   return parser
+
+
+def _settings(verb: argparse.ArgumentParser) -> None:
+  """Adds what every verb that reads an experiment takes."""
+  verb.add_argument(
+    "--set",
+    dest="overrides",
+    action="append",
+    default=[],
+    metavar="'Name.param = value'",
+    help="a binding or macro that wins over the file; may be repeated",
+  )
+  verb.add_argument("--workdir", metavar="DIR", help="the run directory")
 
 
 def _version() -> str:
@@ -195,12 +202,13 @@ def _study(options: argparse.Namespace) -> int:
 
   if options.seeds < 1:
     raise ConfigError(f"--seeds {options.seeds}: expected at least 1")
-  names = [Path(path).stem for path in options.experiments]
+  paths = list(dict.fromkeys(options.experiments))  # the first one leads
+  names = [Path(path).stem for path in paths]
   if len(set(names)) != len(names):
     raise ConfigError(f"two experiments have one name: {', '.join(names)}")
   loaded = {
     name: _load(path, options.overrides)
-    for name, path in zip(names, options.experiments, strict=True)
+    for name, path in zip(names, paths, strict=True)
   }
   workdir = _workdir(options, "study")
   _say(f"workdir {workdir}")
@@ -282,6 +290,8 @@ def _first_line(obj: Any) -> str:
 
 
 def _list(options: argparse.Namespace) -> int:
+  if options.losses:
+    return _list_losses(options.json)
   kinds = {
     kind: {name: _first_line(obj) for name, obj in objects.items()}
     for kind, objects in _public().items()
@@ -293,6 +303,23 @@ def _list(options: argparse.Namespace) -> int:
     print(f"{kind}:")
     for name, line in lines.items():
       print(f"  {name:<16} {line}")
+  return 0
+
+
+def _list_losses(as_json: bool) -> int:
+  _start()
+  from jaxkd import catalog
+
+  found = catalog.entries()
+  if as_json:
+    print(json.dumps([entry.plain() for entry in found], indent=2))
+    return 0
+  for family in dict.fromkeys(entry.family for entry in found):
+    print(f"{family}: {catalog.title(family)}")
+    for entry in found:
+      if entry.family == family:
+        print(entry.text())
+    print()
   return 0
 
 

@@ -130,11 +130,10 @@ class _LazyNets(Nets):
   def _variables(self, role, batch):
     if role not in self._params:
       network = self._roles[role]
-      self.given[role] = {
-        name: jax.ShapeDtypeStruct(batch[name].shape, batch[name].dtype)
-        for name in network.inputs
-        if name in batch
-      }
+      self.given[role] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+        {name: batch[name] for name in network.inputs if name in batch},
+      )
       drawn = dict(network.init(jax.random.key(0), batch))
       self._params = {**self._params, role: drawn.pop("params")}
       self.collections[role] = drawn
@@ -233,8 +232,9 @@ def initialise(
   """
   params, collections = {}, {}
   for role, given in inputs.items():
-    shapes = tuple((k, tuple(v.shape), v.dtype) for k, v in given.items())
-    draw = _initialiser(method.roles[role], shapes)
+    leaves, structure = jax.tree.flatten(dict(given))
+    shapes = tuple((tuple(x.shape), x.dtype) for x in leaves)
+    draw = _initialiser(method.roles[role], structure, shapes)
     drawn = dict(draw(key_of(rng, f"init/{role}")))
     params[role] = drawn.pop("params")
     collections[role] = drawn
@@ -242,12 +242,14 @@ def initialise(
 
 
 @functools.lru_cache(maxsize=256)
-def _initialiser(network: Network, shapes: tuple) -> Callable[[Array], Tree]:
+def _initialiser(
+  network: Network, structure: Any, shapes: tuple
+) -> Callable[[Array], Tree]:
   """Equal networks on equal inputs share one compiled initialiser."""
 
   @jax.jit
   def draw(rng):
-    zeros = {name: jnp.zeros(shape, dtype) for name, shape, dtype in shapes}
-    return network.init(rng, zeros)
+    zeros = [jnp.zeros(shape, dtype) for shape, dtype in shapes]
+    return network.init(rng, jax.tree.unflatten(structure, zeros))
 
   return draw

@@ -65,7 +65,10 @@ def _roles(method: Method, batch: Mapping[str, Any]) -> list[str]:
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
     forward = jax.jit(lambda v, b, n=network: n.apply(v, b)[0].value)
     cost = forward.lower(variables, dict(given)).cost_analysis() or {}
-    shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in given.items())
+    shapes = ", ".join(
+      f"{k} " + " ".join(str(list(x.shape)) for x in jax.tree.leaves(v))
+      for k, v in given.items()
+    )
     lines.append(
       f"  role {role}: {network.name}, {count:,} parameters, "
       f"{cost.get('flops', float('nan')) / len(batch['label']):,.0f} FLOPs an "

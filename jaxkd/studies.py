@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxkd import identity, report
 from jaxkd.errors import ConfigError
 from jaxkd.evaluation import statistics
-from jaxkd.experiment import Experiment, Result, run
+from jaxkd.experiment import MAIN, Experiment, Result, run
 from jaxkd.training import files
 from jaxkd.training.environment import environment
 from jaxkd.training.progress import Progress
@@ -113,11 +115,33 @@ def _content(experiments, results: Mapping[str, Result], seconds: float):
         for name, result in results.items()
       }
     ),
+    "step_ms": {
+      name: ms
+      for name, experiment in experiments.items()
+      if (ms := _step_ms(experiment, results[name])) is not None
+    },
     "versions": described["versions"],
     "commit": described["commit"],
     "machine": f"{platform.machine()}, {described['devices']}",
     "wall_seconds": round(seconds, 1),
   }
+
+
+def _step_ms(experiment: Experiment, result: Result) -> float | None:
+  """Median over seeds of the time of a step of the last phase, validation in.
+
+  Runs whose last phase was not trained here do not count.
+  """
+  phase, opened = (
+    experiment.method.phases[-1].name,
+    Workdir.read(result.workdir),
+  )
+  timings = [
+    files.read_json(opened.run(MAIN, seed).timing, default={}).get(phase, {})
+    for seed in experiment.seeds
+  ]
+  measured = [1e3 * t["seconds"] / t["steps"] for t in timings if "steps" in t]
+  return round(float(np.median(measured)), 2) if measured else None
 
 
 def rows(values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:

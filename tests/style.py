@@ -18,6 +18,11 @@ FILE_LINES, FUNCTION_LINES, COPIED = 400, 60, 0.10
 
 # Files above the limit, each with what holds it together.
 LONG_FILES: dict[str, str] = {}
+# Functions above the limit, likewise.
+LONG_FUNCTIONS = dict.fromkeys(
+  ("crd", "kdsvd", "sharded_divergence", "topk_divergence"),
+  "two thirds are the docstring that the catalogue is made of",
+)
 # On top: these may import everything.
 TOP = {
   "__init__",
@@ -35,12 +40,15 @@ ARROWS = {
   "errors": set(),
   "extras": {"errors"},
   "losses": set(),
+  "catalog": {"losses"},
   "adapters": {"errors"},
   "network": {"adapters", "errors"},
   "nets": {"errors"},
   "method": {"network", "losses", "errors"},
   "roles": {"method", "network", "errors"},
-  "methods": {"method", "network", "nets", "losses", "errors"},
+  "schedules": {"errors"},
+  "terms": {"losses", "method", "network", "roles", "schedules", "errors"},
+  "methods": {"method", "network", "nets", "losses", "terms", "errors"},
   "parallel": {"errors"},
   "data": {"errors"},
   "evaluation": {"errors"},
@@ -62,7 +70,17 @@ ARROWS = {
 AGAINST_ARROWS = {
   **{
     ("jaxkd/config/registry.py", room): "registers what the rooms show"
-    for room in ("data", "experiment", "methods", "nets", "network", "parallel")
+    for room in (
+      "catalog",
+      "data",
+      "experiment",
+      "methods",
+      "nets",
+      "network",
+      "parallel",
+      "schedules",
+      "terms",
+    )
   },
   ("jaxkd/config/registry.py", "training"): "registers Settings",
 }
@@ -134,6 +152,7 @@ def too_long(tree: ast.AST) -> list[str]:
     f"{name} has {node.end_lineno - node.lineno + 1} lines"
     for name, node in functions(tree)
     if node.end_lineno - node.lineno >= FUNCTION_LINES
+    and name not in LONG_FUNCTIONS
   ]
 
 
@@ -162,18 +181,38 @@ def unannotated(tree: ast.AST) -> list[str]:
   return found
 
 
-def badly_explained_losses(tree: ast.AST) -> list[str]:
-  """Public losses without Args, Returns, and a formula or a reference."""
+def badly_explained_losses(tree: ast.Module) -> list[str]:
+  """Losses whose docstring lacks a section; building blocks need none.
+
+  A loss says what it needs or is a kind of divergence; `test_catalog` finds
+  those that forgot to say it.
+  """
   found = []
-  for name, node in functions(tree):
-    text = ast.get_docstring(node) or ""
-    lacking = [part for part in ("Args:", "Returns:") if part not in text]
-    told = text.split("Args:")[0]
-    if "Reference:" not in text and not re.search(r"[=^(]|sum_|log ", told):
-      lacking.append("formula or Reference:")
-    if public(name) and lacking:
-      found.append(f"{name} lacks {', '.join(lacking)}")
+  for node in tree.body:
+    text = ast.get_docstring(node) if hasattr(node, "name") else None
+    sections = ["Needs", "Reference"]
+    if isinstance(node, ast.FunctionDef):
+      divergence = False
+      sections += ["Args", "Returns"] + ["Raises"] * _can_raise(node)
+    elif isinstance(node, ast.ClassDef):
+      divergence = "Divergence" in [dotted(base) for base in node.bases]
+    else:
+      continue
+    says = re.findall(r"^(\w+):", text or "", re.M)
+    lacking = [section for section in sections if section not in says]
+    if public(node.name) and (divergence or "Needs" in says) and lacking:
+      found.append(f"{node.name} lacks {', '.join(lacking)}")
   return found
+
+
+def _can_raise(node: ast.AST) -> bool:
+  return any(
+    isinstance(inner, ast.Raise)
+    or (
+      isinstance(inner, ast.Call) and dotted(inner.func).startswith("checks.")
+    )
+    for inner in ast.walk(node)
+  )
 
 
 def banned_in_methods(tree: ast.AST) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxkd import cli
+from jaxkd import catalog, cli
 from jaxkd.data import av_digits
 from jaxkd.training import checkpoint
 
@@ -127,6 +127,28 @@ def test_a_missing_gin_file_names_the_nearest(capsys):
   code, message = run(capsys, "run", SMOKE.replace("smoke", "smok"))
   assert code == 2
   assert "av_digits_smoke.gin" in message
+
+
+def test_the_losses_are_listed_by_family(capsys):
+  assert cli.main(["list", "--losses"]) == 0
+  shown = capsys.readouterr().out
+  for entry in catalog.entries():
+    assert entry.text() in shown
+  heads = [line for line in shown.splitlines() if line[:1].strip()]
+  assert heads == sorted(set(heads))
+  assert "relative_entropy: Kullback-Leibler divergence" in shown
+
+
+def test_the_losses_are_listed_as_json(capsys):
+  assert cli.main(["list", "--losses", "--json"]) == 0
+  listed = {
+    entry["name"]: entry for entry in json.loads(capsys.readouterr().out)
+  }
+  assert listed.keys() == {entry.name for entry in catalog.entries()}
+  kl = listed["KL"]
+  assert kl["access"] == "topk"
+  assert kl["link"] == "https://arxiv.org/abs/1503.02531"
+  assert "Gray-OREO/MST-Distill@093b2fe" in kl["checked_against"]
 
 
 def test_an_unknown_method_is_named(capsys):

@@ -11,35 +11,38 @@ from jaxkd.data import pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
-EXPERIMENTS = sorted(FOLDER.glob("[!b]*/*.gin"))
-OVERRIDES = {"av_mnist.gin": ("FOLDER = 'idx'",)}
-STUDIES = sorted(FOLDER.glob("*/results/study.json"))
+EXPERIMENTS = sorted(
+  path for path in FOLDER.rglob("*.gin") if FOLDER / "base" not in path.parents
+)
+STUDIES = sorted(FOLDER.rglob("results/study.json"))
 
 
 def name_of(path):
   return str(path.relative_to(FOLDER))
 
 
-def av_mnist_batch(size):
-  shapes = {
-    "image": ((size, 28, 28, 1), np.float32),
-    "audio": ((size, 112, 112, 1), np.float32),
-    "label": ((size,), np.int32),
-    "index": ((size,), np.int32),
-    "mask": ((size,), np.float32),
+def shapes(size, **images):
+  """A batch of a task whose files are not here."""
+  entries = {
+    name: ((size, *side, 1), np.float32) for name, side in images.items()
   }
-  return {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()}
+  entries |= dict.fromkeys(("label", "index"), ((size,), np.int32))
+  entries["mask"] = ((size,), np.float32)
+  return {k: jax.ShapeDtypeStruct(*v) for k, v in entries.items()}
+
+
+def batch_of(task):
+  if task.name == "av_mnist":
+    return shapes(task.batch_size, image=(28, 28), audio=(112, 112))
+  if task.name == "fashion_mnist":
+    return shapes(task.batch_size, image=(28, 28))
+  return next(pipeline.batches(task.splits(0).train, task.batch_size))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_builds_and_its_roles_fit_its_data(path):
-  overrides = OVERRIDES.get(path.name, ())
-  experiment = config.load(str(path), overrides=overrides)
-  task = experiment.task
-  if task.name == "av_mnist":
-    batch = av_mnist_batch(task.batch_size)
-  else:
-    batch = next(pipeline.batches(task.splits(0).train, task.batch_size))
+  experiment = config.load(str(path))
+  batch = batch_of(experiment.task)
   for method in experiment.methods.values():
     assert set(roles.usage(method, batch).inputs) == set(method.roles)
 
@@ -55,7 +58,10 @@ def test_the_studies_are_found():
 
 @pytest.mark.parametrize("path", STUDIES, ids=name_of)
 def test_the_table_of_the_readme_is_the_measured_one(path):
-  text = (path.parents[1] / "README.md").read_text()
-  shown = text.split("<!-- table -->")[1].split("<!-- end -->")[0].strip()
+  study = path.parents[1]
+  above = (folder / "README.md" for folder in (study, *study.parents))
+  text = next(file for file in above if file.exists()).read_text()
+  mark = f"<!-- table of {study.name} -->"
+  shown = text.split(mark)[1].split("<!-- end -->")[0].strip()
   assert shown == report.study_table(path).strip()
   assert (path.parent / "study.md").read_text().count(shown) == 1

@@ -12,7 +12,9 @@ BROKEN = {
   style.too_long: "def f():\n" + "  x = 1\n" * 60,
   style.undocumented: '"""D."""\nclass A:\n  """A."""\n  def f(self): pass\n',
   style.unannotated: "def f(x: int, *, y=1) -> int: return x\n",
-  style.badly_explained_losses: 'def f(x):\n  """A.\n\n  Args:\n  """\n',
+  style.badly_explained_losses: (
+    'def f(student) -> Array:\n  """A.\n\n  Args:\n  Needs: a.\n  """\n'
+  ),
   style.banned_in_methods: "import jax\nstep = jax.jit(lambda x: x)\n",
   style.unsafe: "import numpy as np\nnp.load('x', allow_pickle=True)\n",
 }
@@ -89,6 +91,31 @@ def test_public_functions_are_annotated(path):
 )
 def test_losses_say_what_they_take_return_and_compute(path):
   assert not style.badly_explained_losses(parsed(path))
+
+
+@pytest.mark.parametrize(
+  ("code", "lacking"),
+  [
+    ('def f(x):\n  """Needs a docstring only."""', None),
+    (
+      'def f(z):\n  """A.\n\n  Args:\n  Returns:\n  Needs: z.\n  """',
+      "f lacks Reference",
+    ),
+    (
+      'def f(student) -> Array:\n  """A.\n\n  Args:\n  Returns:\n  Needs: z.'
+      '\n  Reference: B.\n  """\n  checks.temperature("f", 1)',
+      "f lacks Raises",
+    ),
+    (
+      'class D(Divergence):\n  """D.\n\n  Needs: z.\n  """',
+      "D lacks Reference",
+    ),
+    ('class TopK:\n  """No loss."""', None),
+  ],
+)
+def test_what_a_loss_has_to_say_depends_on_what_it_is(code, lacking):
+  found = style.badly_explained_losses(ast.parse(code))
+  assert found == ([lacking] if lacking else [])
 
 
 @pytest.mark.parametrize("path", METHODS, ids=name_of)

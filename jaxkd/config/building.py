@@ -1,6 +1,8 @@
 """Builds the objects of a checked config: the one place where gin acts."""
 
 import contextlib
+import functools
+import inspect
 import re
 import threading
 from collections.abc import Iterator
@@ -16,8 +18,21 @@ from jaxkd.errors import ConfigError, JaxkdError
 
 _LOCK = threading.RLock()
 _DECLARED: dict[str, Any] = {}  # what gin knows, by selector
-_ORIGINALS = "jaxkd.originals"
+_PASSED = "jaxkd.passed"
 _CALL = re.compile(r"'(?P<name>\w+)'.*?(?: in scope '(?P<scope>.*)')?$", re.M)
+
+
+class Bound(functools.partial):
+  """A function with what a config binds of it; equal to another such one."""
+
+  def _parts(self) -> tuple[Any, ...]:
+    return self.func, self.args, tuple(sorted(self.keywords.items()))
+
+  def __eq__(self, other: object) -> bool:
+    return type(other) is type(self) and other._parts() == self._parts()
+
+  def __hash__(self) -> int:
+    return hash(self._parts())
 
 
 def build(resolved: Resolved) -> Any:
@@ -65,34 +80,62 @@ def _gin_text(resolved: Resolved) -> str:
   for binding in used:
     if binding.is_macro:
       continue
-    label = f"{values.scoped(binding.scope, _declare(binding.name))}"
-    value = values.inline(binding.value, definitions)
-    lines.append(f"{label}.{binding.parameter} = {values.text(value, _refer)}")
+    value = values.text(values.inline(binding.value, definitions), _refer)
+    for selector in _selectors(binding.name):
+      label = values.scoped(binding.scope, selector)
+      lines.append(f"{label}.{binding.parameter} = {value}")
   return "\n".join(lines)
 
 
+def _selectors(name: str) -> list[str]:
+  """Returns what carries a binding: what is built, and what is passed."""
+  if registry.carries_bindings(name):
+    return [_declare(name), _declare_passed(name)]
+  return [_declare(name)]
+
+
 def _refer(reference: Reference) -> str:
-  if reference.called:
-    return f"@{values.scoped(reference.scope, _declare(reference.name))}()"
-  return f"@{_declare_original(reference.name)}()"
+  declare = _declare if reference.called else _declare_passed
+  return f"@{values.scoped(reference.scope, declare(reference.name))}()"
 
 
 def _declare(name: str) -> str:
   """Makes a registered object known to gin; returns its full name there."""
   entry = registry.entry(name)
   if _DECLARED.get(entry.selector) is not entry.obj:
-    gin.external_configurable(entry.obj, name=name, module=entry.module)
+    gin.external_configurable(
+      _function(entry.obj), name=name, module=entry.module
+    )
     _DECLARED[entry.selector] = entry.obj
   return entry.selector
 
 
-def _declare_original(name: str) -> str:
-  """Makes `@name` give the object itself; gin would give a wrapper of it."""
-  selector, obj = f"{_ORIGINALS}.{name}", registry.entry(name).obj
+def _declare_passed(name: str) -> str:
+  """Makes `@name` give the object itself; gin would give a wrapper of it.
+
+  A function comes with what is bound of it, as a `functools.partial`.
+  """
+  selector, obj = f"{_PASSED}.{name}", registry.entry(name).obj
   if _DECLARED.get(selector) is not obj:
-    gin.external_configurable(lambda: obj, name=name, module=_ORIGINALS)
+    gin.external_configurable(
+      lambda **bound: Bound(obj, **bound) if bound else obj,
+      name=name,
+      module=_PASSED,
+    )
     _DECLARED[selector] = obj
   return selector
+
+
+def _function(obj: Any) -> Any:
+  """Returns a class or function as it is, another callable as a function."""
+  if inspect.isclass(obj) or inspect.isroutine(obj):
+    return obj
+
+  @functools.wraps(obj, assigned=(), updated=())
+  def call(*arguments: Any, **keywords: Any) -> Any:
+    return obj(*arguments, **keywords)
+
+  return call
 
 
 def _located(error: Exception, resolved: Resolved) -> JaxkdError:

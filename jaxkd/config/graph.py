@@ -43,8 +43,13 @@ def reach(bindings: Iterable[Binding], root: Reference) -> frozenset[str]:
         used.add(binding.label)
         named, found = closure(binding.value, macros)
         used |= named
-        todo += [(r.scope or scope, r.name) for r in found if r.called]
+        todo += [(r.scope or scope, r.name) for r in found if built(r)]
   return frozenset(used)
+
+
+def built(reference: Reference) -> bool:
+  """Whether a reference stands for an object that bindings configure."""
+  return reference.called or registry.carries_bindings(reference.name)
 
 
 def closure(
@@ -130,19 +135,18 @@ class Plan:
       self._at[binding.scope, binding.name].append(binding)
     self._sizes = sizes
     self._problems = problems
-    self._weights: dict[tuple[str, str], int] = {}
+    self._weights: dict[Reference, int] = {}
 
   def check(self, root: Reference, file: str) -> None:
     """Adds cycles, excesses and missing parameters to the problems."""
     start = Binding("", "", "", root, file, 1)
-    weight = self._weigh(root.scope, root.name, start, ())
+    weight = self._weigh(root, start, ())
     if weight > MAX_SIZE:
       self._problems.add(file, 1, f"builds more than {MAX_SIZE} values")
 
-  def _weigh(self, scope: str, name: str, by: Binding, parents: tuple) -> int:
-    """Returns the cost of building `scope/name`, which `by` refers to."""
-    node = (scope, name)
-    known, what = registry.entry(name), f"@{values.scoped(scope, name)}()"
+  def _weigh(self, node: Reference, by: Binding, parents: tuple) -> int:
+    """Returns the cost of building what `by` refers to."""
+    known, what = registry.entry(node.name), repr(node)
     if node in self._weights or known is None:
       return self._weights.get(node, 0)
     if node in parents or len(parents) > MAX_DEPTH:
@@ -151,15 +155,20 @@ class Plan:
         message = f"objects nest deeper than {MAX_DEPTH}"
       self._problems.add(by.file, by.line, f"{by.label}: {what}: {message}")
       return 0
-    bound = self._effective(scope, name)
-    self._missing(known, bound, by, what)
+    bound = self._effective(node.scope, node.name)
+    if node.called:
+      self._missing(known, bound, by, what)
     weight = _BUILD
     for binding in bound.values():
       weight += self._sizes.of(binding.value)
       weight += sum(
-        self._weigh(r.scope or scope, r.name, binding, (*parents, node))
+        self._weigh(
+          Reference(r.scope or node.scope, r.name, r.called),
+          binding,
+          (*parents, node),
+        )
         for r in self._references(binding.value)
-        if r.called
+        if built(r)
       )
     self._weights[node] = weight
     return weight

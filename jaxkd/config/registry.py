@@ -50,8 +50,9 @@ def register(obj: Any, *, module: str, name: str | None = None) -> None:
   """Makes a public class or function available to configs.
 
   Args:
-    obj: The class or function. It is not changed; to register it again, say
-      from a second room that shows it, does nothing.
+    obj: The class, the function, or an object that is called like one. It is
+      not changed; to register it again, say from a second room that shows it,
+      does nothing.
     module: The room it is public in, such as `jaxkd.methods`.
     name: Its name in configs, by default its own.
 
@@ -83,14 +84,38 @@ def entry(name: str) -> Registered | None:
   return _TABLE.get(name)
 
 
+def carries_bindings(name: str) -> bool:
+  """Whether `@name`, without a call, is the function with its bindings.
+
+  A class that is passed without a call is the class itself.
+  """
+  known = _TABLE.get(name)
+  return known is not None and not inspect.isclass(known.obj)
+
+
 def register_all() -> None:
-  """Registers the public classes of all rooms; a second call does nothing."""
+  """Registers the public classes of all rooms, and the losses.
+
+  A second call does nothing.
+  """
   global _ROOMS_REGISTERED
   if _ROOMS_REGISTERED:
     return
-  from jaxkd import data, experiment, methods, nets, network, parallel
+  from jaxkd import (
+    catalog,
+    data,
+    experiment,
+    methods,
+    nets,
+    network,
+    parallel,
+    schedules,
+    terms,
+  )
   from jaxkd.training import phase
 
+  for name, loss in catalog.public().items():
+    register(loss, module="jaxkd.losses", name=name)
   for room in (methods, nets):
     for obj in _public_classes(room):
       register(obj, module=room.__name__)
@@ -102,6 +127,12 @@ def register_all() -> None:
     network.Network,
     parallel.Mesh,
     phase.Settings,
+    schedules.Decayed,
+    schedules.Interpolated,
+    terms.Contrast,
+    terms.Features,
+    terms.Labels,
+    terms.Logits,
   ):
     register(obj, module=obj.__module__)
   _ROOMS_REGISTERED = True

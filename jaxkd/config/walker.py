@@ -156,7 +156,7 @@ class Walker:
       if registry.entry(reference.name) is None:
         self._add(binding, _unknown(reference.name, "@"))
         sound = False
-      elif reference.scope and not reference.called:
+      elif reference.scope and not graph.built(reference):
         self._add(
           binding,
           f"{reference!r}: has a scope and no call; write {reference!r}()",
@@ -189,7 +189,7 @@ class Walker:
   def _scopes(self) -> set[str]:
     """Returns the scopes that a binding can have."""
     found = [r for b in self._bindings for r in values.references(b.value)]
-    scopes = {r.scope for r in (*found, self._root) if r.called}
+    scopes = {r.scope for r in (*found, self._root) if graph.built(r)}
     return {prefix for scope in scopes for prefix in values.prefixes(scope)}
 
   def _check_unused(self) -> None:

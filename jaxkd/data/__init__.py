@@ -7,6 +7,14 @@ number inside its split) and `mask` float32 [B] (1 real, 0 padding).
 
 from jaxkd.data.av_digits import AVDigits
 from jaxkd.data.av_mnist import AVMNIST
+from jaxkd.data.fashion_mnist import FashionMNIST
 from jaxkd.data.source import ArraySource, Splits, Task
 
-__all__ = ["AVDigits", "AVMNIST", "ArraySource", "Splits", "Task"]
+__all__ = [
+  "AVDigits",
+  "AVMNIST",
+  "ArraySource",
+  "FashionMNIST",
+  "Splits",
+  "Task",
+]

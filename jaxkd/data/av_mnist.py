@@ -135,7 +135,7 @@ class AVMNIST:
         f"{error}\nAVMNIST.folder = None reads MNIST and spoken digits from "
         "TensorFlow Datasets. Without TensorFlow, give a folder with MNIST's "
         "idx files, which are paired with the packaged speech: "
-        f"{mnist.HOW_TO_FILL}"
+        f"{mnist.MNIST.how_to_fill}"
       ) from error
     return digits["image"].reshape(-1, 784), digits["label"], spoken
 

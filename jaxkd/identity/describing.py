@@ -53,8 +53,8 @@ def digest(obj: Any) -> str:
 def describe(obj: Any) -> Any:
   """Returns a built config as plain data; see the head of this file.
 
-  A whole number in a field that is annotated `float` is described as a float,
-  as `4` and `4.0` configure the same.
+  A whole number in a field, or bound to a parameter, that is annotated `float`
+  is described as a float, as `4` and `4.0` configure the same.
 
   Args:
     obj: A tree of dataclasses, Linen modules, containers and plain values.
@@ -127,9 +127,20 @@ def _fields(obj: Any) -> dict[str, Any]:
   return found
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _keywords(bound: functools.partial) -> dict[str, Any]:
+  """Returns the keywords of a partial, numbers as its function reads them."""
+  hints = _hints(bound.func)
+  return {
+    name: float(value)
+    if type(value) is int and _is_float(hints.get(name))
+    else value
+    for name, value in bound.keywords.items()
+  }
+
+
+def _hints(obj: Any) -> dict[str, Any]:
   try:
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(obj)
   except (NameError, TypeError, AttributeError):
     return {}
 
@@ -173,7 +184,7 @@ def _function(obj: Any, path: str, depth: int) -> dict[str, Any]:
     return {
       "partial": _describe(obj.func, f"{path}.func", depth),
       "args": _describe(obj.args, f"{path}.args", depth),
-      "keywords": _describe(obj.keywords, f"{path}.keywords", depth),
+      "keywords": _describe(_keywords(obj), f"{path}.keywords", depth),
     }
   if inspect.ismethod(obj):
     owner = _describe(obj.__self__, f"{path}.__self__", depth)

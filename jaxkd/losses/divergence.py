@@ -1,67 +1,198 @@
-"""Divergences between two categorical distributions given by logits.
+"""Divergences between two categorical distributions: one family, four forms.
 
-Notation: q is the student, p the teacher, T the temperature, C the classes on
-`axis`. Every function takes the student first and the teacher second, returns
-one value per example (the shape without `axis`), carries the factor T^2 that
-keeps gradients of the order of those at T = 1, computes in float32 and stops
-no gradient: the caller decides.
+Notation: p is the teacher, q the student, both a softmax of logits divided by
+the temperature T; D(p, q) is a divergence, a `Divergence` object. Called with
+logits it is the dense form; `TopK` in place of the teacher's logits makes it
+the top-k + tail form; `linear_divergence` streams it over hidden states and
+output heads, `sharded_divergence` over a vocabulary that lies on several
+devices. All of them evaluate the formulas of this file.
+
+Every form takes the student first and the teacher second, carries the factor
+T^2 that keeps gradients of the order of those at T = 1, computes in float32 at
+least, and stops no gradient: the caller decides. Classes at -inf have
+probability 0 and pass no gradient; a position whose classes are all at -inf
+has value 0.
+
+Arguments of every form:
+  temperature: T, above 0; a number, or an array of one value per position.
+  axis: the class axis.
+  where: [...], entries that are not true give 0 and pass no gradient,
+    whatever is in them.
+  soft_cap: logits become cap tanh(logits / cap) before anything else; a number
+    for both networks, or a pair (student, teacher) with None for no cap.
+  standardize: logits are brought to mean 0 and (unbiased) standard deviation 1
+    over the classes before T divides them (https://arxiv.org/abs/2403.01427).
+  vocab_size: how many classes are real. Those beyond it are padding rows and
+    have probability 0 on both sides; student and teacher may have unequal
+    numbers of them.
 """
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from jaxkd.losses import checks
+from jaxkd.losses.softmax import (
+  LAST,
+  Cap,
+  Reduction,
+  log_probabilities,
+  student_and_teacher,
+)
+from jaxkd.losses.topk import TopK
 
 Array = jax.Array
 
 
-def _log_softmax(logits: Array, temperature: float, axis: int) -> Array:
-  return jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis)
+@dataclasses.dataclass(frozen=True)
+class Divergence(abc.ABC):
+  """A divergence D(p, q) made of sums over classes."""
 
+  @abc.abstractmethod
+  def terms(
+    self, log_p: Array, log_q: Array, context: Any
+  ) -> tuple[Array, ...]:
+    """What every class adds to each of the sums, [..., C] each."""
 
-def _check(student: Array, teacher: Array, temperature: float) -> None:
-  if student.shape != teacher.shape:
-    raise ValueError(
-      f"student logits {student.shape} and teacher logits {teacher.shape} "
-      "must have one shape"
+  def value(self, *sums: Array) -> Array:
+    """The divergence from the sums; the first one if not said otherwise."""
+    return sums[0]
+
+  def context(self, log_p: Array, over: Reduction) -> Any:
+    """What `terms` has to know of the teacher's whole distribution."""
+    del log_p, over
+
+  def evaluate(
+    self, log_p: Array, log_q: Array, over: Reduction = LAST
+  ) -> Array:
+    """D(p, q) of log-probabilities [..., C], as [..., 1]."""
+    context = self.context(stop_gradient(log_p), over)
+    terms = self.terms(log_p, log_q, context)
+    return self.value(*(over.sum(term) for term in terms))
+
+  def __call__(
+    self,
+    student: Array,
+    teacher: Array | TopK,
+    *,
+    temperature: float | Array = 1.0,
+    axis: int = -1,
+    where: Array | None = None,
+    soft_cap: Cap = None,
+    standardize: bool = False,
+    vocab_size: int | None = None,
+  ) -> Array:
+    """T^2 D(p, q) of every position.
+
+    Args:
+      student: logits, [..., C].
+      teacher: logits, [..., C], or `TopK` of them.
+      temperature: this and what follows: see the module.
+      axis: the class axis.
+      where: [...].
+      soft_cap: of the logits.
+      standardize: whether to standardize the logits.
+      vocab_size: real classes.
+
+    Returns:
+      [...], nats times T^2 (total variation: no unit, times T^2).
+
+    Raises:
+      ValueError: if shapes or class axes differ, a number is out of range, or
+        top-k is asked for what it cannot give.
+    """
+    if isinstance(teacher, TopK):
+      from jaxkd.losses.sparse import topk_divergence
+
+      checks.topk_options(
+        self.name, student, axis=axis, standardize=standardize
+      )
+      return topk_divergence(
+        self,
+        student,
+        teacher,
+        temperature=temperature,
+        where=where,
+        soft_cap=student_and_teacher(soft_cap)[0],
+        vocab_size=vocab_size,
+      )
+    student, teacher = self._real(student, teacher, axis, vocab_size)
+    checks.temperature(self.name, temperature, student.shape[:-1])
+    log_q, log_p = (
+      log_probabilities(
+        checks.masked(self.name, logits, where),
+        per_class(temperature),
+        cap=cap,
+        standardized=standardize,
+      )
+      for logits, cap in zip(
+        (student, teacher), student_and_teacher(soft_cap), strict=True
+      )
     )
-  if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
-    raise ValueError(f"temperature={temperature}: expected a value above 0")
+    return scaled(self.evaluate(log_p, log_q)[..., 0], temperature, where)
+
+  def _real(self, student, teacher, axis, vocab_size):
+    """The logits of the real classes, checked, classes last."""
+    student, teacher = (
+      checks.classes(self.name, who, logits, axis, vocab_size)
+      for who, logits in (("student", student), ("teacher", teacher))
+    )
+    checks.logits(self.name, student, teacher, axis)
+    return (jnp.moveaxis(logits, axis, -1) for logits in (student, teacher))
+
+  @property
+  def name(self) -> str:
+    """How errors call it."""
+    return type(self).__name__
 
 
-def kl(
-  student: Array,
-  teacher: Array,
-  *,
-  temperature: float = 1.0,
-  axis: int = -1,
-  where: Array | None = None,
+def per_class(temperature: float | Array) -> float | Array:
+  """The temperature, made to broadcast against logits [..., C]."""
+  return temperature[..., None] if jnp.ndim(temperature) else temperature
+
+
+def scaled(
+  values: Array, temperature: float | Array, where: Array | None
 ) -> Array:
-  """Kullback-Leibler divergence from the student to the teacher.
+  """T^2 times the values, 0 where `where` is not true."""
+  values = temperature**2 * values
+  return values if where is None else jnp.where(where.astype(bool), values, 0)
 
-  T^2 sum_c p_c (log p_c - log q_c), p = softmax(teacher / T),
-  q = softmax(student / T).
 
-  Args:
-    student: logits, [..., C].
-    teacher: logits, [..., C]. A class at -inf has p = 0 and adds nothing.
-    temperature: T, above 0.
-    axis: the class axis.
-    where: [...], entries that are not true give 0 and pass no gradient.
+def relative_entropy(log_a: Array, log_b: Array) -> Array:
+  """Terms of KL(a || b), each at least 0: a (log a - log b) - a + b.
 
-  Returns:
-    [...], nats times T^2.
-
-  Raises:
-    ValueError: if the shapes differ or the temperature is not positive.
-
-  Reference: Hinton et al., https://arxiv.org/abs/1503.02531, Sec. 2.
+  Both sum to 1, so that the last two add nothing to the sum but the precision
+  of small divergences: an error common to all log-probabilities cancels.
   """
-  _check(student, teacher, temperature)
-  if where is not None:
-    keep = jnp.expand_dims(where.astype(bool), axis)
-    student = jnp.where(keep, student, 0.0)
-    teacher = jnp.where(keep, teacher, 0.0)
-  log_q = _log_softmax(student, temperature, axis)
-  log_p = _log_softmax(teacher, temperature, axis)
-  support = log_p > -jnp.inf
-  ratio = jnp.where(support, log_p, 0.0) - jnp.where(support, log_q, 0.0)
-  return temperature**2 * jnp.sum(jnp.exp(log_p) * ratio, axis)
+  in_a, in_b = log_a > -jnp.inf, log_b > -jnp.inf
+  log_a, log_b = jnp.where(in_a, log_a, 0.0), jnp.where(in_b, log_b, 0.0)
+  a = jnp.where(in_a, jnp.exp(log_a), 0.0)
+  b = jnp.where(in_b, jnp.exp(log_b), 0.0)
+  ratio = log_a - log_b
+  near = jnp.abs(ratio) < 0.5
+  close = jnp.where(near, ratio, 0.0)
+  terms = jnp.where(near, a * (jnp.expm1(-close) + close), a * ratio - a + b)
+  return jnp.where(in_a & in_b, terms, jnp.where(a > 0, jnp.inf, b))
+
+
+def mixture(log_a: Array, log_b: Array, weight: float) -> Array:
+  """log(weight a + (1 - weight) b)."""
+  if weight in (0, 1):
+    return log_a if weight else log_b
+  nowhere = jnp.isneginf(log_a) & jnp.isneginf(log_b)
+  log_a = jnp.where(nowhere, 0.0, log_a) + jnp.log(weight)
+  log_b = jnp.where(nowhere, 0.0, log_b) + jnp.log1p(-weight)
+  return jnp.where(nowhere, -jnp.inf, jnp.logaddexp(log_a, log_b))
+
+
+def exp(log_a: Array) -> Array:
+  """Probabilities of log-probabilities, with no gradient at -inf."""
+  inside = log_a > -jnp.inf
+  return jnp.where(inside, jnp.exp(jnp.where(inside, log_a, 0.0)), 0.0)

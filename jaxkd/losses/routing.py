@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from jaxkd.losses.divergence import kl
+from jaxkd.losses.relative_entropy import kl
 
 Array = jax.Array
 
@@ -32,8 +32,9 @@ def routed_kl(
 ) -> Array:
   """Mean KL of the student to the teachers chosen for each example.
 
-  (1/k) sum_r KL_T(softmax(teacher_{i_r} / T) || softmax(student / T)), times
-  T^2; dense logits are averaged over their positions.
+    (T^2 / k) sum_r KL(softmax(t_{i_r} / T) || softmax(s / T))
+
+  Dense logits are averaged over their positions.
 
   Args:
     student: logits, [B, ..., C].
@@ -48,6 +49,8 @@ def routed_kl(
   Raises:
     ValueError: if k exceeds W, or the shapes do not fit.
 
+  Needs: logits of all teachers, choices; access white; per example.
+  Checked: property tests only.
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
   _check(student, teachers)
@@ -95,6 +98,8 @@ def mixture_kl(
 ) -> Array:
   """KL of the student to the gate-weighted mean of the teachers' logits.
 
+    T^2 KL(softmax(sum_w P_w t_w / T) || softmax(s / T))
+
   Args:
     student: logits, [B, ..., C].
     teachers: logits, [B, W, ..., C].
@@ -107,6 +112,8 @@ def mixture_kl(
   Raises:
     ValueError: if the teachers' shape does not fit the student's.
 
+  Needs: logits of all teachers, gate logits; access white; per example.
+  Checked: property tests only.
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
   _check(student, teachers)
@@ -127,9 +134,11 @@ def _log_shares(gate_logits: Array, where: Array | None) -> Array:
 
 
 def load_balance_kl(gate_logits: Array, *, where: Array | None = None) -> Array:
-  """KL(U || m) of the uniform choice U to the mean choice m = mean_b P.
+  """Divergence of the uniform choice U to the mean choice of a gate.
 
-  A batch-level loss. The released MST-Distill code has an extra factor 1/W.
+    KL(U || m), m = mean_b P_b
+
+  The released MST-Distill code has an extra factor 1/W.
 
   Args:
     gate_logits: [B, W].
@@ -138,6 +147,8 @@ def load_balance_kl(gate_logits: Array, *, where: Array | None = None) -> Array:
   Returns:
     Scalar, nats.
 
+  Needs: gate logits; access text; batch level.
+  Checked: property tests only.
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
   log_m = _log_shares(gate_logits, where)
@@ -147,8 +158,9 @@ def load_balance_kl(gate_logits: Array, *, where: Array | None = None) -> Array:
 def load_balance_cv(gate_logits: Array, *, where: Array | None = None) -> Array:
   """Coefficient of variation of the teachers' total gate probabilities.
 
-  std(s) / mean(s) with s = sum_b P and the unbiased standard deviation; a
-  batch-level loss.
+    std(s) / mean(s), s = sum_b P_b
+
+  The standard deviation is the unbiased one.
 
   Args:
     gate_logits: [B, W].
@@ -157,6 +169,8 @@ def load_balance_cv(gate_logits: Array, *, where: Array | None = None) -> Array:
   Returns:
     Scalar, without unit.
 
+  Needs: gate logits; access text; batch level.
+  Checked: property tests only.
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
   share = jnp.exp(_log_shares(gate_logits, where))

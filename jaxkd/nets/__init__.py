@@ -3,8 +3,17 @@
 The submodule names of every network are public: taps and edits address them.
 """
 
+from jaxkd.nets.aux_head import AuxiliaryHead
 from jaxkd.nets.batchnorm import BatchNorm
 from jaxkd.nets.cnn_audio import FiveLayerCNNTrunk, ThreeLayerCNN
+from jaxkd.nets.embeddings import (
+  ModulatedProjection,
+  UnitEmbedding,
+)
+from jaxkd.nets.factors import (
+  Paraphraser,
+  Translator,
+)
 from jaxkd.nets.fusenet import VGG16_WIDTHS, FuseNet, FuseNetBranch
 from jaxkd.nets.fusion import CNNI
 from jaxkd.nets.gate import DenseGateNet, Gate, GateNet
@@ -13,6 +22,21 @@ from jaxkd.nets.layers import Conv, Linear
 from jaxkd.nets.lenet import LeNet5, LeNet5Trunk
 from jaxkd.nets.masknet import MaskNet, MaskNet1d, MaskNet2d, apply_mask
 from jaxkd.nets.mlp import MLP, MLPI, FusionMLP, MLPTrunk
+from jaxkd.nets.ofa import OFAProjector, OFAProjector1d, SeparableBlock
+from jaxkd.nets.proxies import DenseProxy, Proxy1d, Proxy2d
+from jaxkd.nets.regressors import (
+  Connector,
+  FitNetRegressor,
+  HintRegressor,
+  VIDRegressor,
+)
+from jaxkd.nets.resizing import (
+  TransposedConv,
+)
+from jaxkd.nets.reviewkd import (
+  FusionBlock,
+  ReviewFusion,
+)
 from jaxkd.nets.seqnets import (
   DSCNNI,
   RAVDESS_AUDIO,
@@ -22,6 +46,12 @@ from jaxkd.nets.seqnets import (
   Branch,
   BranchNet,
   ConvBranch,
+)
+from jaxkd.nets.stages import Pool, Stage, StageCNN
+from jaxkd.nets.transfer import (
+  MGDGenerator,
+  SimKDTransfer,
+  reuse_classifier,
 )
 
 __all__ = [
@@ -34,27 +64,51 @@ __all__ = [
   "VGG16_WIDTHS",
   "VGGSOUND_AUDIO",
   "VGGSOUND_VISUAL",
+  "AuxiliaryHead",
   "BatchNorm",
   "Branch",
   "BranchNet",
   "Concat",
+  "Connector",
   "Conv",
   "ConvBranch",
   "DenseGateNet",
+  "DenseProxy",
+  "FitNetRegressor",
   "FiveLayerCNNTrunk",
   "FuseNet",
   "FuseNetBranch",
+  "FusionBlock",
   "FusionMLP",
   "Gate",
   "GateNet",
+  "HintRegressor",
   "Identity",
   "LeNet5",
   "LeNet5Trunk",
   "Linear",
+  "MGDGenerator",
   "MLPTrunk",
   "MaskNet",
   "MaskNet1d",
   "MaskNet2d",
+  "ModulatedProjection",
+  "OFAProjector",
+  "OFAProjector1d",
+  "Paraphraser",
+  "Pool",
+  "Proxy1d",
+  "Proxy2d",
+  "ReviewFusion",
+  "SeparableBlock",
+  "SimKDTransfer",
+  "Stage",
+  "StageCNN",
   "ThreeLayerCNN",
+  "Translator",
+  "TransposedConv",
+  "UnitEmbedding",
+  "VIDRegressor",
   "apply_mask",
+  "reuse_classifier",
 ]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,11 +80,19 @@ def study_table(path: str | os.PathLike) -> str:
     RefusedInput: the file is absent or is not what it must be.
   """
   path = pathlib.Path(path)
-  return tables.table(study_rows(_rows(path, load.read_json(path))))
+  study = load.read_json(path)
+  return tables.table(study_rows(_rows(path, study), _step_ms(study)))
 
 
-def study_rows(rows: list[Row]) -> list[dict[str, Any]]:
-  """Returns the rows of the table of a study, the first as the baseline."""
+def study_rows(
+  rows: list[Row], step_ms: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+  """Returns the rows of the table of a study, the first as the baseline.
+
+  Args:
+    rows: the experiments.
+    step_ms: milliseconds of a training step by experiment, if measured.
+  """
   out = []
   for i, row in enumerate(rows):
     difference = tables.interval(
@@ -96,6 +105,7 @@ def study_rows(rows: list[Row]) -> list[dict[str, Any]]:
         "seeds": len(row.values),
         "difference to the first [95% CI]": difference if i else tables.NONE,
         "clear of zero": row.clear if i else tables.NONE,
+        **({"ms per step": step_ms.get(row.name)} if step_ms else {}),
       }
     )
   return out
@@ -135,11 +145,19 @@ def _markdown(study: dict[str, Any], metric: str, rows: list[Row]) -> str:
   ]
   return (
     "# Study\n\n"
-    + tables.table(study_rows(rows))
+    + tables.table(study_rows(rows, _step_ms(study)))
     + "\nIntervals are Student t over seeds. Differences are paired by seed"
     " with the first\nexperiment; one is clear of zero when its interval does"
     " not hold zero.\n\n" + tables.table(told)
   )
+
+
+def _step_ms(study: dict[str, Any]) -> dict[str, float]:
+  """Returns the times of a step; {} where the study has none."""
+  times = study.get("step_ms")
+  if not isinstance(times, dict):
+    return {}
+  return {str(name): load.number(value) for name, value in times.items()}
 
 
 def _text(value: Any) -> str:

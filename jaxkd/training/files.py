@@ -113,7 +113,7 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 def same_results(old: dict[str, Any], new: dict[str, Any]) -> bool:
   """Whether two summaries agree in all but when and by what they were made."""
-  circumstances = ("wall_seconds", "versions", "commit", "machine")
+  circumstances = ("wall_seconds", "step_ms", "versions", "commit", "machine")
   return {k: v for k, v in old.items() if k not in circumstances} == {
     k: v for k, v in new.items() if k not in circumstances
   }

@@ -80,6 +80,11 @@ class Experiment:
   note: Any = None
 
 
+def scaled(student, teacher, *, scale: float = 1.0, inner: Any = None):
+  gap = (student - teacher) * scale
+  return inner(gap) if inner else gap
+
+
 def canary(path="canary"):
   with open(path, "w") as f:
     f.write("called")

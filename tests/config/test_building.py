@@ -1,6 +1,7 @@
 """gin builds, Python runs: what comes out is plain objects, and gin forgets."""
 
 import dataclasses
+import functools
 import pickle
 import threading
 
@@ -54,6 +55,69 @@ def test_what_is_passed_without_a_call_is_the_original_itself(built):
   assert built.note[0] is samples.DKD
   assert built.note[1] is nn.tanh
   assert built.method.student.module.activation is nn.tanh
+
+
+@pytest.fixture
+def load(experiments):
+  config.register(samples.scaled, module="jaxkd.functions")
+
+  def load(text):
+    return config.load(experiments.write("x.gin", text)).note
+
+  return load
+
+
+def test_a_function_that_is_passed_carries_its_bindings(load):
+  bound = load("Experiment.note = @scaled\nscaled.scale = 2\n")
+  assert isinstance(bound, functools.partial)
+  assert bound.func is samples.scaled
+  assert bound.keywords == {"scale": 2}
+  assert bound(5.0, 3.0) == 4.0
+
+
+def test_bound_functions_equal_and_pickle_by_value(load):
+  text = "Experiment.note = @scaled\nscaled.scale = 2\n"
+  bound = load(text)
+  assert bound == load(text) == pickle.loads(pickle.dumps(bound))
+  assert hash(bound) == hash(load(text))
+  assert bound != load(text.replace("2", "3"))
+  assert bound != samples.scaled
+
+
+def test_a_bound_function_is_described_as_in_python(load):
+  bound = load("Experiment.note = @scaled\nscaled.scale = 2\n")
+  made = functools.partial(samples.scaled, scale=2.0)
+  assert identity.describe(bound) == identity.describe(made)
+
+
+def test_scopes_bind_the_same_function_twice(load):
+  first, second = load(
+    """\
+    Experiment.note = (@first/scaled, @second/scaled)
+    scaled.inner = @tanh
+    first/scaled.scale = 2.0
+    second/scaled.scale = 3.0
+    """
+  )
+  assert first.keywords == {"scale": 2.0, "inner": nn.tanh}
+  assert second.keywords == {"scale": 3.0, "inner": nn.tanh}
+
+
+def test_a_function_that_binds_itself_is_refused(load):
+  with pytest.raises(ConfigError, match="@scaled: is built for itself"):
+    load("Experiment.note = @scaled\nscaled.inner = @scaled\n")
+
+
+def test_a_binding_of_a_function_that_nothing_passes_is_refused(load):
+  with pytest.raises(ConfigError, match="nothing refers to @scaled"):
+    load("Experiment.note = 1\nscaled.scale = 2.0\n")
+
+
+def test_the_operative_text_keeps_what_is_bound(load, experiments):
+  text = "Experiment.note = @a/scaled\na/scaled.scale = 2.0\n"
+  bound = load(text)
+  stored = config.operative_text(config.resolve("experiments/x.gin"))
+  assert load(stored) == bound
 
 
 def test_a_scope_binds_its_own_objects_and_inherits_the_rest(built):

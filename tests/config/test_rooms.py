@@ -1,10 +1,13 @@
 """The rooms of jaxkd as configs see them."""
 
 import dataclasses
+import inspect
+import pickle
+from typing import Any
 
 import pytest
 
-from jaxkd import config, identity, methods
+from jaxkd import catalog, config, identity, losses, methods
 from jaxkd.config import building, registry
 
 EXPERIMENT = """\
@@ -27,6 +30,11 @@ teacher/Network.inputs = ('audio',)
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Holder:
+  loss: Any
+
+
 @pytest.fixture
 def real_rooms(empty_registry, monkeypatch):
   monkeypatch.setattr(registry, "_ROOMS_REGISTERED", False)
@@ -47,9 +55,35 @@ def test_registering_twice_changes_nothing(real_rooms):
 def test_gin_can_build_every_registered_class(real_rooms):
   for name, obj in real_rooms.items():
     assert building._declare(name) == registry.entry(name).selector
-    assert registry.parameters(obj).keys() <= {
-      field.name for field in dataclasses.fields(obj)
-    }
+    if inspect.isclass(obj):
+      assert registry.parameters(obj).keys() <= {
+        field.name for field in dataclasses.fields(obj)
+      }
+
+
+def test_every_loss_is_registered_under_its_public_name(real_rooms):
+  for name in catalog.public():
+    assert real_rooms[name] is getattr(losses, name)
+  assert {"KL", "kl", "JSD"} <= real_rooms.keys()
+  assert "TopK" not in real_rooms
+
+
+@pytest.mark.parametrize(
+  ("text", "made"),
+  [
+    ("@JSD()\nJSD.beta = 0.25", losses.JSD(beta=0.25)),
+    ("@kl", losses.kl),
+    ("@kl\nkl.temperature = 4", building.Bound(losses.kl, temperature=4)),
+  ],
+)
+def test_a_loss_is_built_or_bound(real_rooms, tmp_path, text, made):
+  path = tmp_path / "x.gin"
+  path.write_text(f"Holder.loss = {text}\n")
+  config.register(Holder, module="jaxkd.samples")
+  built = config.load(path, root="Holder").loss
+  assert built == made
+  assert pickle.loads(pickle.dumps(built)) == made
+  assert identity.digest(built) == identity.digest(made)
 
 
 def test_a_real_experiment_is_built_described_and_restored(

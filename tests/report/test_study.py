@@ -48,6 +48,14 @@ def test_clear_of_zero_follows_the_interval(study_dir):
   assert table[6].rstrip(" |").endswith("yes")
 
 
+def test_times_of_a_step_are_a_column_where_they_were_measured(study_dir):
+  assert "ms per step" not in lines(study_dir)[2]
+  edit(study_dir, step_ms={"KD": 1.25})
+  table = lines(study_dir)
+  assert "ms per step" in table[2]
+  assert [line.split("|")[-2].strip() for line in table[4:6]] == ["-", "1.25"]
+
+
 def test_one_seed_has_no_interval_and_nothing_is_clear(study_dir):
   row = {"name": "b", "mean": 1, "low": "nan", "high": "nan", "values": [1]}
   edit(study_dir, rows=[row, row | {"difference": 0.1}])

@@ -1,0 +1,275 @@
+"""Distill: any weighted sum of losses, between any networks, from a config.
+
+  L = sum_i w_i(epoch) loss_i(student, teacher; options_i(epoch))
+
+over terms that read labels, logits or submodule outputs. The loss library
+becomes a method: every published loss is one config file, and so is every
+combination of them.
+
+Three arrangements of the networks share that sum:
+
+1. Teachers (Hinton et al., https://arxiv.org/abs/1503.02531): each learns from
+   labels first and is frozen; a term takes all of them or those it names.
+2. Peers (deep mutual learning, https://arxiv.org/abs/1706.00384): they learn
+   together with the student from the first step on, each one taught by all
+   others, which are constants in its loss.
+3. Generations (born-again networks, https://arxiv.org/abs/1805.04770): equal
+   students in a row, each one taught by the one before. Without teachers the
+   first learns from labels: self-distillation.
+
+`access` is how much of the teachers can be seen: everything (`white`), the k
+most probable classes with their log-probabilities (`topk`), or samples alone
+(`text`). A loss that needs more refuses.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+
+from jaxkd import losses
+from jaxkd.errors import ConfigError
+from jaxkd.method import Loss, Method, Phase, Update, hits, label_loss
+from jaxkd.network import Network, Outputs
+from jaxkd.terms import Features, Logits, Seen, Term, View
+
+ACCESS = ("white", "topk", "text")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distill(Method):
+  """A weighted sum of terms between a student and its teachers.
+
+  Roles: the teachers and peers by name, `generation_1`, ... before the last
+  one, `student`, and the terms' projectors. Phases: `teach/<name>` for every
+  teacher, `distil/<generation>`. Prediction: the student.
+  """
+
+  student: Network
+  terms: tuple[Term, ...]
+  teachers: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+  peers: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+  generations: int = 1
+  access: Literal["white", "topk", "text"] = "white"
+  k: int = 5  # classes that are seen with access topk
+  teacher_epochs: int = 100
+  epochs: int = 100  # of every generation
+  lr: float = 1e-3  # of Adam, for all networks
+  weight_decay: float = 0.0  # decoupled, of all networks
+
+  def __post_init__(self):
+    """Checks names and arrangements against each other."""
+    object.__setattr__(self, "terms", tuple(self.terms))
+    names = [term.name for term in self.terms]
+    if not names or len(set(names)) != len(names):
+      raise ConfigError(
+        f"Distill.terms: expected terms with names of their own, got {names}"
+      )
+    if self.access not in ACCESS:
+      raise ConfigError(
+        f"Distill.access={self.access!r}: expected one of {', '.join(ACCESS)}"
+      )
+    if self.generations < 1 or (self.generations > 1 and self.peers):
+      raise ConfigError(
+        f"Distill.generations={self.generations}, peers={list(self.peers)}: "
+        "expected at least 1 generation, and peers in one generation only"
+      )
+    others = [*self.teachers, *self.peers]
+    for name in others:
+      if name in self._generations or others.count(name) > 1:
+        raise ConfigError(f"Distill: two networks are called {name!r}")
+    self._check_terms()
+
+  def _check_terms(self):
+    for term in self.terms:
+      if term.taught and not (self.teachers or self.peers):
+        if self.generations == 1:
+          raise ConfigError(
+            f"Distill: term {term.name!r} needs a teacher; expected teachers, "
+            "peers, or more than one generation"
+          )
+      if isinstance(term, Features) and self.peers:
+        raise ConfigError(
+          f"Distill: term {term.name!r} reads submodules; peers are taught by "
+          "labels and logits"
+        )
+      if isinstance(term, Logits) and self.access == "text" and self.teachers:
+        raise ConfigError(
+          f"Distill: term {term.name!r} reads logits of its teacher and needs "
+          f"access 'topk' or 'white'; Distill.access={self.access!r} gives "
+          "samples alone (Labels(of=...))"
+        )
+      if isinstance(term, Features) and self.access != "white":
+        raise ConfigError(
+          f"Distill: term {term.name!r} reads submodules of its teacher and "
+          f"needs access 'white'; Distill.access={self.access!r}"
+        )
+    if not self._active(self._generations[0]):
+      raise ConfigError(
+        "Distill: the first generation has no teacher; expected a term of "
+        "labels for it"
+      )
+
+  @property
+  def _generations(self):
+    """The students in their order; the last one is deployed."""
+    earlier = (f"generation_{n}" for n in range(1, self.generations))
+    return (*earlier, "student")
+
+  @property
+  def roles(self):
+    """All networks by name."""
+    students = dict.fromkeys(self._generations, self.student)
+    projectors = {}
+    for term in self.terms:
+      projectors |= term.roles
+    return {**self.teachers, **self.peers, **students, **projectors}
+
+  @property
+  def phases(self):
+    """The teachers one by one, then the generations."""
+    taught = [
+      Phase(
+        name=f"teach_{name}",
+        updates=(self._update((name,), functools.partial(self.teach, name)),),
+        epochs=self.teacher_epochs,
+        validate=functools.partial(self.validate, (name,)),
+      )
+      for name in self.teachers
+      if self.teacher_epochs
+    ]
+    return (*taught, *map(self._distil, self._generations))
+
+  @property
+  def memory(self):
+    """What terms keep between steps."""
+    return {k: v for term in self.terms for k, v in term.memory.items()}
+
+  def _distil(self, learner):
+    projectors = [r for term in self._active(learner) for r in term.roles]
+    return Phase(
+      name="distil" if learner == "student" else f"distil_{learner}",
+      updates=(
+        self._update(
+          (learner, *self.peers, *projectors),
+          functools.partial(self.distil, learner),
+        ),
+      ),
+      epochs=self.epochs,
+      validate=functools.partial(self.validate, (learner, *self.peers)),
+      targets=self._targets(learner),
+    )
+
+  def _update(self, trainable, loss):
+    optimizer = (
+      optax.adamw(self.lr, weight_decay=self.weight_decay)
+      if self.weight_decay
+      else optax.adam(self.lr)
+    )
+    return Update(trainable=trainable, loss=loss, optimizer=optimizer)
+
+  def _taught_by(self, learner):
+    """The frozen teachers of a generation: name in terms -> role."""
+    number = self._generations.index(learner)
+    if number:
+      return {"teacher": self._generations[number - 1]}
+    return {name: name for name in self.teachers}
+
+  def _active(self, learner):
+    """The terms of a generation; those of teachers where it has some."""
+    taught = self._taught_by(learner) or self.peers
+    return [term for term in self.terms if taught or not term.taught]
+
+  def _targets(self, learner):
+    """What the frozen teachers show, computed once for every example."""
+    taught, targets = self._taught_by(learner), {}
+    for name, role in taught.items():
+      wanted = set()
+      for term in self._active(learner):
+        wanted |= set(term.reads(name, first=next(iter(taught))))
+      if self.access == "topk" and "logits" in wanted:
+        wanted = wanted - {"logits"} | {"ids", "log_probs"}
+      for what in sorted(wanted):
+        targets[f"{name}/{what}"] = functools.partial(self.show, role, what)
+    return targets
+
+  def show(self, role, what, nets, batch):
+    """What a frozen teacher shows: logits, top-k, its class, or a tap."""
+    if what not in ("logits", "ids", "log_probs", "label"):
+      return nets[role](batch, taps=(what,)).taps[what]
+    logits = nets[role](batch).logits
+    if what == "logits":
+      return logits
+    if what == "label":
+      return jnp.argmax(logits, -1).astype(jnp.int32)
+    return getattr(losses.TopK.of(logits, self.k), what)
+
+  def teach(self, name, nets, batch, step):
+    """A teacher learns from labels."""
+    del step
+    return self.validate((name,), nets, batch)
+
+  def validate(self, names, nets, batch):
+    """Networks are judged by the labels."""
+    task = [label_loss(nets[name](batch).logits, batch) for name in names]
+    total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), task)
+    return total.replace(weight=task[0].weight)
+
+  def distil(self, learner, nets, batch, step):
+    """The weighted sum of the terms, of the learner and of its peers."""
+    terms = self._active(learner)
+    paths = {p for t in terms if isinstance(t, Features) for p in t.student}
+    outputs = {
+      learner: nets[learner](batch, taps=tuple(sorted(paths))),
+      **{name: nets[name](batch) for name in self.peers},
+    }
+    teachers = {name: _seen(name, batch) for name in self._taught_by(learner)}
+    total, metrics, memory = 0.0, {}, {}
+    for name, own in outputs.items():
+      others = {
+        peer: Seen(logits=stop_gradient(o.logits))
+        for peer, o in outputs.items()
+        if peer != name
+      }
+      view = View(nets, batch, step, own, {**teachers, **others})
+      prefix = "" if name == learner else f"{name}/"
+      for term in terms:
+        weighted, value, kept = term.weighted(view)
+        total = total + weighted
+        memory |= kept
+        metrics[prefix + term.name] = value
+      metrics[f"{prefix}accuracy"] = hits(own.logits, batch)
+    return Loss.mean(total, where=batch["mask"], metrics=metrics, memory=memory)
+
+  def predict(self, nets, batch):
+    """The student."""
+    return nets.student(batch)
+
+  def outputs(self, nets, batch):
+    """The student, its teachers and peers; generations also as an ensemble."""
+    found = {"student": self.predict(nets, batch)}
+    found |= {n: nets[n](batch) for n in (*self.teachers, *self.peers)}
+    if self.generations > 1:
+      logits = [nets[name](batch).logits for name in self._generations]
+      found["ensemble"] = Outputs(
+        value=losses.probability_mean(jnp.stack(logits))
+      )
+    return found
+
+
+def _seen(name, batch):
+  """What a frozen teacher showed of a batch."""
+  shown = {
+    entry.removeprefix(f"{name}/"): value
+    for entry, value in batch.items()
+    if entry.startswith(f"{name}/")
+  }
+  logits, label = shown.pop("logits", None), shown.pop("label", None)
+  if "ids" in shown:
+    logits = losses.TopK(shown.pop("ids"), shown.pop("log_probs"))
+  return Seen(logits=logits, label=label, taps=shown)

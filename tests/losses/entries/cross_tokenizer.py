@@ -1,0 +1,20 @@
+"""Universal logit distillation."""
+
+from jaxkd import losses
+from tests.losses.entries import Entry
+
+ENTRIES = {
+  "sorted_distance": Entry(
+    call=lambda s, t, w: losses.sorted_distance(s, t, where=w),
+    logits=False,
+    absent=False,  # masses are finite
+    masks=True,
+  ),
+  "uld": Entry(
+    call=lambda s, t, w: losses.uld(
+      s, t, temperature=2.0, teacher_temperature=1.5, where=w
+    ),
+    best=lambda teacher: teacher * 2.0 / 1.5,
+    masks=True,
+  ),
+}
