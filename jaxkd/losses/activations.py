@@ -268,5 +268,7 @@ def weighted_alignment(
   Checked: tangjialiang97/KD3@91e2d4c.
   Reference: Tang et al., KD3, https://arxiv.org/abs/2307.11469.
   """
+  checks.features("weighted_alignment", student, teacher, where)
+  checks.logits("weighted_alignment", student_logits, teacher_logits)
   weight = disagreement(student_logits, teacher_logits, where=where)
   return stop_gradient(weight) * fitnet(student, teacher, where=where)

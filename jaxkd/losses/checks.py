@@ -151,15 +151,25 @@ def classes(
   return jax.lax.slice_in_dim(logits, 0, vocab_size, axis=axis)
 
 
+def where(loss: str, given: Array | None, shape: tuple[int, ...]) -> None:
+  """A mask, if there is one, has an entry for every position."""
+  if given is not None and given.shape != shape:
+    _refuse_mask(loss, given, shape)
+
+
+def _refuse_mask(loss: str, given: Array, shape: tuple[int, ...]) -> None:
+  raise ValueError(
+    f"{loss}: where {given.shape}; expected {shape}, the shape of the logits "
+    "without the class axis"
+  )
+
+
 def masked(loss: str, values: Array, where: Array | None) -> Array:
   """Values [..., C] with 0 where `where` [...] is not true."""
   if where is None:
     return values
   if where.shape != values.shape[:-1]:
-    raise ValueError(
-      f"{loss}: where {where.shape}; expected {values.shape[:-1]}, the shape "
-      "of the logits without the class axis"
-    )
+    _refuse_mask(loss, where, values.shape[:-1])
   zero = jnp.zeros((), values.dtype)
   return jnp.where(where.astype(bool)[..., None], values, zero)
 

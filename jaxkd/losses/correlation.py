@@ -266,6 +266,7 @@ def mlkd(
   Reference: Jin et al. (Multi-Level Logit Distillation), CVPR 2023.
   """
   checks.one_of("mlkd", "masks", masks, ("per_sample", "code"))
+  _rows("mlkd", student, teacher, 1.0, where)  # refuses in the name of mlkd
   chosen, classes = confidence_masks(teacher, where=where)
   chosen, total = chosen.reshape(-1), 0.0
   for temperature in temperatures:

@@ -130,6 +130,7 @@ def mutual_kl(
       f"mutual_kl: networks {networks.shape}; expected [K, ..., C] with 2 "
       "networks or more"
     )
+  checks.where("mutual_kl", where, networks.shape[1:-1])
   everywhere = (count, count, *networks.shape[1:])
   own = jnp.broadcast_to(networks[:, None], everywhere)
   others = jnp.broadcast_to(stop_gradient(networks)[None], everywhere)

@@ -28,6 +28,7 @@ def kept_labels(
 ) -> Array:
   """Checked labels of logits [..., C], with 0 where `where` is not true."""
   checks.labels(loss, labels, logits.shape[:-1])
+  checks.where(loss, where, labels.shape)
   return kept(labels, where)
 
 

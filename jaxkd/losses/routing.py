@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
+from jaxkd.losses import checks
 from jaxkd.losses.relative_entropy import kl
 
 Array = jax.Array
@@ -123,8 +124,9 @@ def mixture_kl(
   return jnp.mean(values.reshape(len(values), -1), axis=1)
 
 
-def _log_shares(gate_logits: Array, where: Array | None) -> Array:
+def _log_shares(loss: str, gate_logits: Array, where: Array | None) -> Array:
   """Logarithm of the mean choice m, [W]; uniform if no example counts."""
+  checks.where(loss, where, gate_logits.shape[:-1])
   keep = jnp.ones(len(gate_logits)) if where is None else where
   keep = keep.astype(jnp.float32)[:, None]
   gate_logits = jnp.where(keep > 0, gate_logits.astype(jnp.float32), 0.0)
@@ -151,7 +153,7 @@ def load_balance_kl(gate_logits: Array, *, where: Array | None = None) -> Array:
   Checked: property tests only.
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
-  log_m = _log_shares(gate_logits, where)
+  log_m = _log_shares("load_balance_kl", gate_logits, where)
   return -jnp.mean(log_m) - jnp.log(gate_logits.shape[-1])
 
 
@@ -173,7 +175,7 @@ def load_balance_cv(gate_logits: Array, *, where: Array | None = None) -> Array:
   Checked: property tests only.
   Reference: MST-Distill, https://arxiv.org/abs/2507.07015, stage 3.
   """
-  share = jnp.exp(_log_shares(gate_logits, where))
+  share = jnp.exp(_log_shares("load_balance_cv", gate_logits, where))
   mean = jnp.mean(share)
   variance = jnp.sum((share - mean) ** 2) / max(len(share) - 1, 1)
   # The square root has no gradient at 0, where all shares are equal.

@@ -132,6 +132,7 @@ def swing(
       f"swing: privacy {privacy.shape}; expected {student.shape[:-1]}, the "
       "shape of the logits without the class axis"
     )
+  checks.where("swing", where, student.shape[:-1])
   if where is not None:
     privacy = jnp.where(where.astype(bool), privacy, 0.0)
   of_teacher = token_temperature(privacy, lowest=lowest, highest=highest)

@@ -181,7 +181,7 @@ def test_logits_of_two_shapes_are_refused():
   _refused(message, shapes=((2, 3), (2, 4)))
   message = r"student logits \(2, 3\) and teacher logits \(5, 3\); expected one"
   _refused(message, shapes=((2, 3), (5, 3)))
-  message = r"student logits \(2, 3\), teacher logits \(3,\), class axis 1; exp"
+  message = r"student logits \(2, 2\), teacher logits \(3,\), class axis 1; exp"
   _refused(message, shapes=((2, 3), (3,)), axis=1, vocab_size=2)
 
 

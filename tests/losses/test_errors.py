@@ -87,9 +87,15 @@ def takes(loss, argument):
 
 
 def reads_logits(name, given):
-  told = catalog.parse(name, inspect.getdoc(PUBLIC[name]))
-  return "logits" in told["needs"] and all(
-    isinstance(given.get(who), jax.Array) for who in ("student", "teacher")
+  """Whether `student` and `teacher` are logits of the same classes."""
+  needs = catalog.parse(name, inspect.getdoc(PUBLIC[name]))["needs"]
+  own_classes = "features" in needs or name == "uld"  # two tokenizers
+  return (
+    "logits" in needs
+    and not own_classes
+    and all(
+      isinstance(given.get(who), jax.Array) for who in ("student", "teacher")
+    )
   )
 
 

@@ -1,6 +1,7 @@
 """Every loss equals the official code in value and gradient.
 
-The first check of every loss runs with the fast tests, all others are slow.
+The first check of every loss runs, compiled, with the fast tests; all of them,
+compiled, plainly and under vmap, with the slow ones.
 """
 
 import collections
@@ -13,11 +14,15 @@ from tests.losses.vectors import all_checks
 ALL = tuple(all_checks())
 CHECKS = {check.name: check for check in ALL}
 FIRST = {check.loss: check.name for check in reversed(ALL)}
+HOWS = ("jit", "plain", "vmap")
 EVERY = [
   pytest.param(
-    name, marks=() if name == FIRST[check.loss] else pytest.mark.slow
+    name,
+    how,
+    marks=() if (name, how) == (FIRST[check.loss], "jit") else pytest.mark.slow,
   )
   for name, check in CHECKS.items()
+  for how in HOWS
 ]
 
 
@@ -26,8 +31,7 @@ def test_names_of_checks_are_unique():
   assert not [name for name, count in names.items() if count > 1]
 
 
-@pytest.mark.parametrize("how", ["plain", "jit", "vmap"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("name", "how"), EVERY)
 def test_value_and_gradients_equal_the_reference(name, how):
   check = CHECKS[name]
   if how == "vmap" and not check.batched:

@@ -14,7 +14,7 @@ ENTRIES = {
     call=lambda s, t, w: losses.uld(
       s, t, temperature=2.0, teacher_temperature=1.5, where=w
     ),
-    best=lambda teacher: teacher * 2.0 / 1.5,
+    best=None,  # a kink: rounding decides which side of it the minimum is
     masks=True,
   ),
 }
