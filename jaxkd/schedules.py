@@ -39,9 +39,9 @@ class Interpolated:
       )
 
   @property
-  def lowest(self) -> float:
-    """The least value that it takes."""
-    return min(self.values)
+  def positive(self) -> bool:
+    """Whether all its values are above 0."""
+    return min(self.values) > 0
 
   def __call__(self, epoch: Array) -> Array:
     """The number in an epoch, counted from 0."""
@@ -72,9 +72,9 @@ class Decayed:
       )
 
   @property
-  def lowest(self) -> float:
-    """The least value that it takes, or tends to."""
-    return min(self.value, 0.0)
+  def positive(self) -> bool:
+    """Whether all its values are above 0."""
+    return self.value > 0
 
   def __call__(self, epoch: Array) -> Array:
     """The number in an epoch, counted from 0."""

@@ -43,7 +43,7 @@ ARROWS = {
   "catalog": {"losses"},
   "adapters": {"errors"},
   "network": {"adapters", "errors"},
-  "nets": {"errors"},
+  "nets": {"losses", "errors"},
   "method": {"network", "losses", "errors"},
   "roles": {"method", "network", "errors"},
   "schedules": {"errors"},

@@ -58,10 +58,23 @@ def adaptive_pool(
   return x
 
 
+def shrink(x: Array, other: Array) -> Array:
+  """Average-pools a feature where it is larger than another one.
+
+    m = min(n, n_other) along every spatial axis
+
+  Args:
+    x: [B, *spatial, C].
+    other: [B, *spatial', C'], as many axes; only its shape is read.
+
+  Returns:
+    [B, *m, C].
+  """
+  return adaptive_pool(x, tuple(map(min, x.shape[1:-1], other.shape[1:-1])))
+
+
 def match_sizes(student: Array, teacher: Array) -> tuple[Array, Array]:
   """Brings two features to one spatial size, the smaller of every axis.
-
-    m = min(n_student, n_teacher) along every spatial axis
 
   Args:
     student: [B, *spatial, C].
@@ -70,8 +83,7 @@ def match_sizes(student: Array, teacher: Array) -> tuple[Array, Array]:
   Returns:
     Both, average-pooled adaptively where they were larger.
   """
-  sizes = tuple(map(min, student.shape[1:-1], teacher.shape[1:-1]))
-  return adaptive_pool(student, sizes), adaptive_pool(teacher, sizes)
+  return shrink(student, teacher), shrink(teacher, student)
 
 
 def keep_examples(x: Array, where: Array | None) -> Array:

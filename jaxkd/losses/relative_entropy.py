@@ -15,7 +15,7 @@ from jax.lax import stop_gradient
 
 from jaxkd.losses import checks
 from jaxkd.losses.divergence import Divergence, exp, mixture, relative_entropy
-from jaxkd.losses.softmax import Reduction
+from jaxkd.losses.softmax import Reduction, least_where
 
 Array = jax.Array
 
@@ -233,28 +233,16 @@ class AdaptiveKL(Divergence):
     checks.between(self.name, "head_mass", self.head_mass, 0, 1)
 
   def context(self, log_p: Array, over: Reduction) -> Array:
-    """The least probability that is in the head, [..., 1].
-
-    Non-negative floats are ordered as their bits are, so that bisection on the
-    bits finds it exactly in 31 sums.
-    """
+    """The least probability that is in the head, [..., 1]."""
     p = exp(log_p).astype(jnp.float32)
     largest = over.max(p)
     if self.head_mass == 1:  # whatever the sum rounds to
       return jnp.zeros_like(largest)
 
-    def halve(_, bounds):
-      low, high = bounds  # mass(low) above head_mass >= mass(high)
-      middle = jnp.maximum(low + (high - low) // 2, 0)
-      at_least = jax.lax.bitcast_convert_type(middle, jnp.float32)
-      small = over.sum(jnp.where(p >= at_least, p, 0.0)) <= self.head_mass
-      return jnp.where(small, low, middle), jnp.where(small, middle, high)
+    def enough(least: Array) -> Array:
+      return over.sum(jnp.where(p >= least, p, 0.0)) <= self.head_mass
 
-    bits = jax.lax.bitcast_convert_type(largest, jnp.int32)
-    bounds = (jnp.zeros_like(bits) - 1, bits + 1)
-    _, high = jax.lax.fori_loop(0, 32, halve, bounds)
-    least = jax.lax.bitcast_convert_type(high, jnp.float32)
-    return jnp.minimum(least, largest)
+    return jnp.minimum(least_where(enough, largest), largest)
 
   def terms(
     self, log_p: Array, log_q: Array, context: Any

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 Array = jax.Array
+INFINITY = 0x7F800000  # the bits of float32's
 Cap = float | tuple[float | None, float | None] | None
 
 
@@ -29,6 +30,31 @@ LAST = Reduction(
   sum=lambda x: jnp.sum(x, -1, keepdims=True),
   max=lambda x: jnp.max(x, -1, keepdims=True),
 )
+
+
+def least_where(enough: Callable[[Array], Array], like: Array) -> Array:
+  """The least float32 from 0 on at which a condition holds.
+
+  Non-negative floats are ordered as their bits are, so that bisection on the
+  bits finds it exactly in 32 trials.
+
+  Args:
+    enough: of an array of limits; once true it stays true.
+    like: an array of their shape and sharding.
+
+  Returns:
+    float32 as `like`, without gradient; infinity where it never holds.
+  """
+
+  def halve(_, bounds):
+    low, high = bounds  # not enough up to low, enough from high on
+    middle = jnp.maximum(low + (high - low) // 2, 0)
+    holds = enough(jax.lax.bitcast_convert_type(middle, jnp.float32))
+    return jnp.where(holds, low, middle), jnp.where(holds, middle, high)
+
+  zero = jnp.zeros_like(like, jnp.int32)
+  _, high = jax.lax.fori_loop(0, 32, halve, (zero - 1, zero + INFINITY))
+  return jax.lax.bitcast_convert_type(high, jnp.float32)
 
 
 def at_least_float32(x: Array) -> Array:

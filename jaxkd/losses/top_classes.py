@@ -22,11 +22,15 @@ from jaxkd.losses.divergence import (
   relative_entropy,
 )
 from jaxkd.losses.relative_entropy import kl, reverse_kl
-from jaxkd.losses.softmax import LAST, Reduction, log_probabilities
+from jaxkd.losses.softmax import (
+  LAST,
+  Reduction,
+  least_where,
+  log_probabilities,
+)
 
 Array = jax.Array
 DIRECTIONS = ("forward", "reverse")
-INFINITY = 0x7F800000  # the bits of +inf, float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,21 +166,10 @@ def _cost(log_p: Array) -> Array:
 
 
 def _kth_cost(log_p: Array, k: int, over: Reduction) -> Array:
-  """The k-th least -log p; the largest if there are fewer classes.
-
-  Non-negative floats are ordered as their bits are, so that bisection on the
-  bits finds it exactly in 32 sums.
-  """
+  """The k-th least -log p, [..., 1]; infinity if there are fewer classes."""
   cost = _cost(log_p)
 
-  def halve(_, bounds):
-    low, high = bounds  # fewer than k up to low, at least k up to high
-    middle = low + (high - low) // 2
-    at_most = jax.lax.bitcast_convert_type(middle, jnp.float32)
-    enough = over.sum((cost <= at_most).astype(jnp.float32)) >= k
-    return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+  def enough(limit: Array) -> Array:
+    return over.sum((cost <= limit).astype(jnp.float32)) >= k
 
-  start = jnp.zeros_like(over.sum(cost), jnp.int32)
-  bounds = (start - 1, start + INFINITY)
-  _, high = jax.lax.fori_loop(0, 32, halve, bounds)
-  return jax.lax.bitcast_convert_type(high, jnp.float32)
+  return least_where(enough, over.sum(cost))

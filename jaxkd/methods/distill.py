@@ -46,8 +46,10 @@ class Distill(Method):
   """A weighted sum of terms between a student and its teachers.
 
   Roles: the teachers and peers by name, `generation_1`, ... before the last
-  one, `student`, and the terms' projectors. Phases: `teach/<name>` for every
-  teacher, `distil/<generation>`. Prediction: the student.
+  one, `student`, and the terms' projectors, which a generation takes over from
+  the one before. Phases: `teach_<name>` for every teacher,
+  `distil_<generation>` for the generations before the last one, `distil`.
+  Prediction: the student.
   """
 
   student: Network
@@ -60,7 +62,6 @@ class Distill(Method):
   teacher_epochs: int = 100
   epochs: int = 100  # of every generation
   lr: float = 1e-3  # of Adam, for all networks
-  weight_decay: float = 0.0  # decoupled, of all networks
 
   def __post_init__(self):
     """Checks names and arrangements against each other."""
@@ -166,12 +167,7 @@ class Distill(Method):
     )
 
   def _update(self, trainable, loss):
-    optimizer = (
-      optax.adamw(self.lr, weight_decay=self.weight_decay)
-      if self.weight_decay
-      else optax.adam(self.lr)
-    )
-    return Update(trainable=trainable, loss=loss, optimizer=optimizer)
+    return Update(trainable=trainable, loss=loss, optimizer=optax.adam(self.lr))
 
   def _taught_by(self, learner):
     """The frozen teachers of a generation: name in terms -> role."""

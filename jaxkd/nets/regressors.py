@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd import errors
+from jaxkd.losses import maps
 from jaxkd.nets import layers, resizing
 from jaxkd.nets.batchnorm import BatchNorm
 
@@ -188,7 +189,7 @@ class VIDRegressor(nn.Module, kw_only=True):
   ) -> tuple[Array, Array, Array]:
     """Returns mean, teacher's feature and variance."""
     features = teacher.shape[-1]
-    x = resizing.shrink(student, teacher)
+    x = maps.shrink(student, teacher)
     for i in (1, 2, 3):
       x = layers.Conv(
         features, 1, use_bias=False, dtype=self.dtype, name=f"conv{i}"

@@ -14,42 +14,6 @@ from jaxkd.nets import initializers
 Array = jax.Array
 
 
-def adaptive_average_pool(x: Array, sizes: tuple[int, ...]) -> Array:
-  """Averages the bins floor(i n / m) to ceil((i + 1) n / m) of every axis.
-
-  Args:
-    x: `[B, *spatial, C]`.
-    sizes: m of every spatial axis; bins overlap where m does not divide n.
-
-  Returns:
-    `[B, *sizes, C]`.
-  """
-  for axis, size in enumerate(sizes, start=1):
-    n = x.shape[axis]
-    if n != size:
-      start = np.arange(size) * n // size
-      stop = -(-(np.arange(size) + 1) * n // size)
-      place = np.arange(n)[:, None]
-      inside = (start <= place) & (place < stop)
-      share = jnp.asarray(inside / inside.sum(0), x.dtype)
-      x = jnp.moveaxis(jnp.tensordot(x, share, (axis, 0)), -1, axis)
-  return x
-
-
-def shrink(x: Array, other: Array) -> Array:
-  """Average-pools `x` where it is larger than `other`, axis by axis.
-
-  Args:
-    x: `[B, *spatial, C]`.
-    other: `[B, *spatial', C']`; only its shape is read.
-
-  Returns:
-    `[B, *min(spatial, spatial'), C]`.
-  """
-  sizes = tuple(map(min, x.shape[1:-1], other.shape[1:-1]))
-  return adaptive_average_pool(x, sizes)
-
-
 def nearest(x: Array, sizes: tuple[int, ...]) -> Array:
   """Takes place floor(i n / m) of every axis.
 

@@ -43,7 +43,7 @@ class Pool(nn.Module):
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     """Returns the mean of every channel."""
-    return inputs.mean(tuple(range(1, inputs.ndim - 1)))
+    return pooling.global_average_pool(inputs)
 
 
 class StageCNN(nn.Module, kw_only=True):

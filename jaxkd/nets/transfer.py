@@ -8,7 +8,8 @@ import jax
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxkd.nets import layers, pooling, resizing
+from jaxkd.losses import maps
+from jaxkd.nets import layers, pooling
 from jaxkd.nets.batchnorm import BatchNorm
 
 Array = jax.Array
@@ -45,7 +46,7 @@ class SimKDTransfer(nn.Module, kw_only=True):
     """Returns the student's map in the place of the teacher's."""
     features = teacher.shape[-1]
     middle = features // self.factor
-    x = resizing.shrink(student, teacher)
+    x = maps.shrink(student, teacher)
     sizes = ((middle, 1), (middle, 3), (features, 1))
     for i, (width, size) in enumerate(sizes, start=1):
       x = layers.Conv(
@@ -104,7 +105,7 @@ class MGDGenerator(nn.Module, kw_only=True):
   ) -> Array:
     """Returns the generated map."""
     features = teacher.shape[-1]
-    x = resizing.shrink(student, teacher)
+    x = maps.shrink(student, teacher)
     if x.shape[-1] != features:
       x = layers.Conv(features, 1, dtype=self.dtype, name="align")(x)
     if train:

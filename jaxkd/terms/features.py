@@ -156,17 +156,16 @@ class Contrast(Features):
     kept = view.nets.memory[self.name]
     index, label = view.batch["index"], view.batch["label"]
     mask = view.batch["mask"].astype(bool)
-    key = view.nets.key(self.name)
-    fresh = losses.MemoryBank.create(key, self.examples, self.features)
-    bank = jax.tree.map(
-      lambda old, new: jnp.where(kept["bank"].ready, old, new),
-      kept["bank"],
-      fresh,
+    bank = jax.lax.cond(
+      kept["bank"].ready,
+      lambda _: kept["bank"],
+      lambda key: losses.MemoryBank.create(key, self.examples, self.features),
+      view.nets.key(f"{self.name}/bank"),
     )
     rows = jnp.where(mask, index, self.examples)  # beyond the end: dropped
     labels = kept["labels"].at[rows].set(label, mode="drop")
     negatives = losses.crd_negatives(
-      jax.random.fold_in(key, 1),
+      view.nets.key(f"{self.name}/negatives"),
       label,
       labels,
       count=self.negatives,

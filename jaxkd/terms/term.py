@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -55,7 +56,7 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Term:
+class Term(abc.ABC):
   """One summand: weight times loss.
 
   Attributes:
@@ -81,16 +82,15 @@ class Term:
     if not self.name:
       object.__setattr__(self, "name", own)
     for option, value in self.options.items():
-      if option not in self._parameters or option in ("where", "labels", "key"):
+      if option not in self._parameters or option in ("where", "labels"):
         raise ConfigError(
           f"term {self.name!r}: {own} has no option {option!r}"
           + did_you_mean(option, self._parameters)
         )
       scheduled = isinstance(value, Interpolated | Decayed)
-      if option == "temperature" and scheduled and value.lowest < 0:
+      if option == "temperature" and scheduled and not value.positive:
         raise ConfigError(
-          f"term {self.name!r}: temperature falls to {value.lowest}; expected "
-          "values above 0"
+          f"term {self.name!r}: temperature={value}; expected values above 0"
         )
 
   @property
@@ -117,9 +117,9 @@ class Term:
     del teacher, first
     return ()
 
+  @abc.abstractmethod
   def value(self, view: View) -> Array:
     """The unweighted loss, [B], or a scalar for the batch."""
-    raise NotImplementedError
 
   @property
   def memory(self) -> Mapping[str, Any]:
@@ -149,8 +149,6 @@ class Term:
       keywords["where"] = jnp.broadcast_to(mask, shape)
     if "labels" in self._parameters:
       keywords["labels"] = self.labels(view)
-    if "key" in self._parameters:
-      keywords["key"] = view.nets.key(self.name)
     return self.loss(*arrays, **keywords)
 
   def labels(self, view: View) -> Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxkd import catalog, losses
 from tests.losses.entries import entries
@@ -102,6 +103,25 @@ def test_half_precision_is_computed_in_float32(name):
   expected = _call(entry, *exact)
   np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-7)
   assert _gradient(entry, student, teacher).dtype == jnp.bfloat16
+
+
+@_which(lambda entry: entry.batch_level and entry.differentiable)
+def test_a_batch_on_eight_devices_gives_what_one_gives(name):
+  entry = ENTRIES[name]
+  arrays = _arrays(entry, batch=16)
+
+  @jax.jit
+  def both(student, teacher):
+    loss = lambda s: entry.call(s, teacher, None)
+    return jax.value_and_grad(loss)(student)
+
+  mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
+  sharding = NamedSharding(mesh, PartitionSpec("data"))
+  value, gradient = both(*(jax.device_put(x, sharding) for x in arrays))
+  expected, its_gradient = both(*arrays)
+  assert len(value.sharding.device_set) == 8
+  np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(gradient, its_gradient, rtol=1e-4, atol=1e-6)
 
 
 @_which(lambda entry: entry.finite)

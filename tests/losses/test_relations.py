@@ -163,13 +163,10 @@ def test_the_semantic_gradient_is_that_of_the_cross_entropy():
   )
 
 
-@pytest.mark.parametrize("loss", ["rkd", "pkt", "crd"])
-def test_a_batch_on_eight_devices_gives_what_one_gives(loss):
+def test_banks_on_eight_devices_are_what_one_keeps():
   s, t = _features(8, 16, 4), _features(9, 16, 4)
 
   def call(s, t):
-    if loss != "crd":
-      return getattr(losses, loss)(s, t)
     bank = losses.MemoryBank.create(jax.random.key(0), 20, 4)
     index = jnp.arange(16)
     values, after = losses.crd(s, t, bank, index, (index[:, None] + 1) % 20)

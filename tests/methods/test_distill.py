@@ -282,7 +282,7 @@ def test_submodules_of_a_teacher_need_white_access(access):
       lambda: Logits(
         options={"temperature": Interpolated(epochs=(0, 1), values=(1.0, -1.0))}
       ),
-      "temperature falls to -1.0",
+      "expected values above 0",
     ),
     (
       lambda: Features(loss=squared, student=("a", "b"), teacher=("a",)),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxkd import errors, losses, nets
-from jaxkd.nets import resizing
 from tests.nets import filling
 
 RANDOM = np.random.default_rng(5)
@@ -182,15 +181,6 @@ def test_the_generator_hides_that_share_of_the_places():
   )
   shown = state["intermediates"]["conv1"]["__call__"][0]
   assert abs(float((shown == 0).mean()) - 0.25) < 0.02
-
-
-@pytest.mark.parametrize("sizes", [(3, 5), (4, 2), (7, 7)])
-def test_nets_and_losses_pool_alike(sizes):
-  x = _map(2, 7, 5, 3)
-  other = jnp.zeros((2, *sizes, 1))
-  np.testing.assert_allclose(
-    resizing.shrink(x, other), losses.match_sizes(x, other)[0], atol=1e-6
-  )
 
 
 @pytest.mark.parametrize(
