@@ -146,7 +146,9 @@ class Update:
     trainable: roles (`"student"`) or path patterns inside them
       (`"student/lora/**"`, `"teacher/head"`).
     loss: `loss(nets, batch, step) -> Loss`.
-    optimizer: an optax transformation; its state is fresh in every phase.
+    optimizer: an optax transformation, or a function that makes one for the
+      number of its updates in the phase, as a learning rate that ends low
+      needs to know it; its state is fresh in every phase.
     name: names the optimizer state and the update's loss metric.
     every: the update is made at steps divisible by this.
     accumulate: micro-batches whose sums are added before one update; exact
@@ -155,7 +157,9 @@ class Update:
 
   trainable: tuple[str, ...]
   loss: LossFn
-  optimizer: optax.GradientTransformation
+  optimizer: (
+    optax.GradientTransformation | Callable[[int], optax.GradientTransformation]
+  )
   name: str = "loss"
   every: int = 1
   accumulate: int = 1
@@ -231,6 +235,19 @@ class Phase:
   def length(self, steps_per_epoch: int) -> int:
     """The number of steps."""
     return self.steps or self.epochs * steps_per_epoch
+
+  def planned(self, steps_per_epoch: int) -> Phase:
+    """The phase with optimizers made for its length."""
+    steps = self.length(steps_per_epoch)
+    updates = [
+      dataclasses.replace(
+        update, optimizer=update.optimizer(-(-steps // update.every))
+      )
+      if callable(update.optimizer)
+      else update
+      for update in self.updates
+    ]
+    return dataclasses.replace(self, updates=tuple(updates))
 
 
 class Method(abc.ABC):

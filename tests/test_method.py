@@ -321,6 +321,24 @@ def test_the_length_of_a_phase_is_in_steps_or_epochs():
   assert dataclasses.replace(phase, epochs=None, steps=5).length(7) == 5
 
 
+def test_an_optimizer_may_be_made_for_the_number_of_its_updates():
+  given = []
+
+  def make(updates):
+    given.append(updates)
+    return optax.sgd(1.0)
+
+  every = _update(optimizer=make)
+  second = _update(optimizer=make, name="second", every=2)
+  ready = _update(optimizer=optax.sgd(0.1), name="ready")
+  phase = Phase(name="p", updates=(every, second, ready), epochs=3)
+  planned = phase.planned(steps_per_epoch=7)
+  assert given == [21, 11]
+  assert planned.updates[2] is ready
+  for update in planned.updates:
+    assert isinstance(update.optimizer, optax.GradientTransformation)
+
+
 @pytest.mark.parametrize(
   ("trainable", "expected"),
   [

@@ -39,6 +39,7 @@ from jaxkd.network import Network, Outputs
 from jaxkd.terms import Features, Logits, Seen, Term, View
 
 ACCESS = ("white", "topk", "text")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Distill(Method):
   teacher_epochs: int = 100
   epochs: int = 100  # of every generation
   lr: float = 1e-3  # of Adam, for all networks
+  lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: to 0
 
   def __post_init__(self):
     """Checks names and arrangements against each other."""
@@ -74,6 +76,11 @@ class Distill(Method):
     if self.access not in ACCESS:
       raise ConfigError(
         f"Distill.access={self.access!r}: expected one of {', '.join(ACCESS)}"
+      )
+    if self.lr_schedule not in SCHEDULES:
+      raise ConfigError(
+        f"Distill.lr_schedule={self.lr_schedule!r}: expected one of "
+        + ", ".join(SCHEDULES)
       )
     if self.generations < 1 or (self.generations > 1 and self.peers):
       raise ConfigError(
@@ -167,7 +174,12 @@ class Distill(Method):
     )
 
   def _update(self, trainable, loss):
-    return Update(trainable=trainable, loss=loss, optimizer=optax.adam(self.lr))
+    def adam(updates):
+      if self.lr_schedule == "cosine":
+        return optax.adam(optax.cosine_decay_schedule(self.lr, updates))
+      return optax.adam(self.lr)
+
+    return Update(trainable=trainable, loss=loss, optimizer=adam)
 
   def _taught_by(self, learner):
     """The frozen teachers of a generation: name in terms -> role."""

@@ -126,6 +126,7 @@ class Trainer:
     timing = files.read_json(self.run.timing, default={})
     with self.stop:
       for index, phase in enumerate(self.method.phases):
+        phase = phase.planned(self._steps_per_epoch(phase))
         new = self._phase(f"{index}_{phase.name}", phase, train)
         if new is not None:
           timing[phase.name] = new

@@ -249,6 +249,26 @@ def test_submodules_of_a_teacher_need_white_access(access):
     distill(Features(loss=squared, **HINT), access=access)
 
 
+def test_a_cosine_learning_rate_is_at_zero_at_the_end():
+  method = distill(Labels(), lr_schedule="cosine", epochs=4)
+  (update,) = method.phases[-1].planned(steps_per_epoch=5).updates
+  (constant,) = distill(Labels()).phases[-1].planned(5).updates
+  params = {"w": jnp.ones(3)}
+
+  def sizes(optimizer):
+    state, found = optimizer.init(params), []
+    for _ in range(21):
+      change, state = optimizer.update(params, state, params)
+      found.append(abs(float(change["w"][0])))
+    return np.array(found)
+
+  np.testing.assert_allclose(sizes(constant.optimizer), 1e-2, rtol=1e-3)
+  halves = 0.5 * (1 + np.cos(np.pi * np.arange(21) / 20))
+  np.testing.assert_allclose(
+    sizes(update.optimizer), 1e-2 * halves, rtol=1e-3, atol=1e-9
+  )
+
+
 # Refusals.
 
 
@@ -258,6 +278,10 @@ def test_submodules_of_a_teacher_need_white_access(access):
     (lambda: distill(), "expected terms with names"),
     (lambda: distill(Labels(), Labels()), "names of their own"),
     (lambda: distill(Labels(), access="grey"), "access='grey': expected one"),
+    (
+      lambda: distill(Labels(), lr_schedule="linear"),
+      "='linear': expected one",
+    ),
     (lambda: distill(Logits(), teachers={}), "'KL' needs a teacher"),
     (lambda: distill(Logits(), teachers={}, generations=2), "term of labels"),
     (lambda: distill(Labels(), generations=0), "at least 1 generation"),
