@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks import harness
 from jaxkd.data import pipeline
+from jaxkd.data.pipeline import Feed
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.experiment import count_params
 from jaxkd.method import Batch, Phase
@@ -35,7 +36,7 @@ from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import initialise
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build
-from jaxkd.training.state import State, create
+from jaxkd.training.state import State, create, frozen
 from jaxkd.training.targets import cache_targets
 
 try:
@@ -127,23 +128,20 @@ class Ours:
     self.method = av_mnist_method(budget.hidden_dim_factor)
     self.placement = Placement(Mesh())
     self.batch = next(pipeline.batches(splits.train, budget.batch_size))
-    self.usage = Programs(self.method).usage(self.batch)
+    self.usage = Programs(self.method).usage(splits, budget.batch_size)
     self.compile_s: dict[str, float] = {}
 
   def begin(self, phase_name: str) -> Start:
     """What a phase starts from, with freshly drawn variables."""
     phase = next(p for p in self.method.phases if p.name == phase_name)
     rng = jax.random.key(0)
-    state, frozen = create(
-      self.method,
-      phase,
-      initialise(self.method, rng, self.usage.inputs),
-      used=self.usage.roles[phase_name],
-      rng=rng,
-      memory=self.method.memory,
+    variables = initialise(self.method, rng, self.usage.inputs)
+    memory, used = self.method.memory, self.usage.roles[phase_name]
+    trees = (
+      create(self.method, phase, variables, rng=rng, memory=memory),
+      frozen(self.method, phase, variables, used=used),
     )
-    shardings = self.placement.of((state, frozen))
-    return Start(phase, *jax.device_put((state, frozen), shardings))
+    return Start(phase, *jax.device_put(trees, self.placement.of(trees)))
 
   def step(
     self, name: str, start: Start, batch: Batch | None = None
@@ -158,7 +156,7 @@ class Ours:
     Returns:
       The call.
     """
-    phase, state, frozen = start
+    phase, state, given = start
     batch = self.placement.put_batch(self.batch if batch is None else batch)
     began = time.perf_counter()
     program = build(
@@ -166,7 +164,7 @@ class Ours:
       phase,
       state=state,
       best=None,
-      frozen=frozen,
+      frozen=given,
       batch=batch,
       validation_batch=batch,
       steps_per_epoch=pipeline.steps_per_epoch(
@@ -179,7 +177,7 @@ class Ours:
 
     def call():
       nonlocal state
-      state, metrics = program.step(state, frozen, batch)
+      state, metrics = program.step(state, given, batch)
       jax.block_until_ready((state, metrics))
 
     return call
@@ -202,7 +200,7 @@ class Ours:
 
   def feed(self, source: ArraySource) -> Callable[[], None]:
     """A call that fetches the next batch and puts it on the device."""
-    stream = pipeline.stream(source, batch_size=self.budget.batch_size, seed=0)
+    stream = pipeline.stream(Feed(source, self.budget.batch_size, seed=0))
 
     def call():
       jax.block_until_ready(self.placement.put_batch(next(stream)))

@@ -16,18 +16,19 @@ import jax
 import numpy as np
 
 from jaxkd import identity
-from jaxkd.data import pipeline
-from jaxkd.data.source import Task
+from jaxkd.data.source import Splits, Task
 from jaxkd.errors import ConfigError, Preempted
-from jaxkd.evaluation import classification, fidelity
+from jaxkd.evaluation import Classification, Evaluation
 from jaxkd.method import Method
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.result import Result
 from jaxkd.roles import usage
 from jaxkd.training import files
 from jaxkd.training.environment import environment
-from jaxkd.training.loop import Predictor, Trainer
+from jaxkd.training.feeds import examples
+from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings, Stop
+from jaxkd.training.predictor import Predictor
 from jaxkd.training.program import Programs
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
@@ -48,6 +49,7 @@ class Experiment:
     seeds: each gives a split, an initialisation and an order of examples.
     settings: how runs are executed.
     mesh: on how many devices.
+    evaluation: what is measured on the test split.
   """
 
   method: Method
@@ -56,6 +58,7 @@ class Experiment:
   seeds: tuple[int, ...] = (0,)
   settings: Settings = dataclasses.field(default_factory=Settings)
   mesh: Mesh = dataclasses.field(default_factory=Mesh)
+  evaluation: Evaluation = dataclasses.field(default_factory=Classification)
 
   def __post_init__(self):
     """Checks the seeds and the labels."""
@@ -205,17 +208,16 @@ class _Runs:
     }
     self._predictors = {
       label: Predictor(
-        method, placement, experiment.settings.evaluation_batch_size
+        method,
+        placement,
+        experiment.settings.evaluation_batch_size,
+        experiment.evaluation.of,
       )
       for label, method in experiment.methods.items()
     }
     self._programs = {
       label: Programs(method) for label, method in experiment.methods.items()
     }
-
-  def _batch(self) -> Mapping[str, Any]:
-    train = self._splits(self._experiment.seeds[0]).train
-    return next(pipeline.batches(train, self._experiment.task.batch_size))
 
   def check(self) -> None:
     """Traces every method before anything is written.
@@ -228,15 +230,15 @@ class _Runs:
     for size in self._experiment.settings.batch_sizes:
       mesh.check_batch(size)
     _ = mesh.devices
-    batch = self._batch()
-    task = self._experiment.task
+    experiment = self._experiment
+    splits = self._splits(experiment.seeds[0])
     for programs in self._programs.values():
-      for name, shape in programs.usage(batch).logits.items():
-        if shape[-1] != task.num_classes:
-          raise ConfigError(
-            f"{name} of {type(programs.method).__name__} gives {shape[-1]} "
-            f"logits, but {task.name} has {task.num_classes} classes"
-          )
+      usage = programs.usage(splits, experiment.task.batch_size)
+      try:
+        experiment.evaluation.check(usage.outputs, experiment.task)
+      except ConfigError as error:
+        name = type(programs.method).__name__
+        raise ConfigError(f"{name}: {error}") from error
 
   def metrics(
     self, evaluation: Callable[[str, int], dict[str, Any]]
@@ -273,7 +275,7 @@ class _Runs:
       **self._options,
     ).fit(train=train)
     return measure(
-      self._predictors[label], fitted, splits.test, self._experiment.task
+      self._predictors[label], fitted, splits.test, self._experiment
     )
 
   def summary(
@@ -281,12 +283,15 @@ class _Runs:
   ) -> dict[str, Any]:
     """The content of summary.json."""
     experiment, described = self._experiment, environment()
+    splits = self._splits(experiment.seeds[0])
     return {
       "method": type(experiment.method).__name__,
       "task": experiment.task.name,
       "seeds": list(experiment.seeds),
       "metrics": metrics,
-      "params": count_params(experiment.method, self._batch()),
+      "params": count_params(
+        experiment.method, splits, experiment.task.batch_size
+      ),
       "inputs": {
         name if label == MAIN else f"{label}/{name}": list(network.inputs)
         for label, method in experiment.methods.items()
@@ -299,7 +304,7 @@ class _Runs:
 
 
 def measure(
-  predictor: Predictor, fitted: Any, source: Any, task: Task
+  predictor: Predictor, fitted: Any, source: Any, experiment: Experiment
 ) -> dict[str, Any]:
   """Evaluates all predictors of a method on one split.
 
@@ -307,30 +312,27 @@ def measure(
     predictor: the method's predictors.
     fitted: its variables.
     source: the split.
-    task: the task.
+    experiment: has the task and what is measured.
 
   Returns:
-    For each predictor accuracy, cross_entropy, ece and confusion; for the
-    first also agreement with the second, its teacher, and mean_kl to it; under
-    `measures` the method's own numbers.
+    The evaluation's numbers by predictor; under `measures` the method's own.
   """
-  logits, measures = predictor(fitted, source)
-  labels = source.take(np.arange(len(source)))["label"]
-  mask = np.ones(len(source), np.float32)
-  evaluation = {
-    name: classification.summarise(value, labels, mask, task.num_classes)
-    for name, value in logits.items()
-  }
-  first, *others = logits
-  if others:
-    pair = (logits[first], logits[others[0]])
-    evaluation[first]["agreement"] = fidelity.agreement(*pair)
-    evaluation[first]["mean_kl"] = fidelity.mean_kl(*pair)
+  kept, measures = predictor(fitted, source)
+  rows = source.take(np.arange(len(source)))
+  evaluation = experiment.evaluation(kept, rows, experiment.task)
   evaluation["measures"] = {
-    name: float(np.mean(value, dtype=np.float64))
-    for name, value in measures.items()
+    name: _mean(value) for name, value in measures.items()
   }
   return evaluation
+
+
+def _mean(measured: Any) -> float:
+  """The mean of values [N], or of those that count."""
+  values, where = measured if isinstance(measured, tuple) else (measured, None)
+  weights = None if where is None else np.asarray(where, np.float64)
+  if weights is not None and not weights.any():
+    return float("nan")
+  return float(np.average(np.asarray(values, np.float64), weights=weights))
 
 
 def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -346,15 +348,19 @@ def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
   return flat
 
 
-def count_params(method: Method, batch: Mapping[str, Any]) -> dict[str, int]:
+def count_params(
+  method: Method, splits: Splits, batch_size: int
+) -> dict[str, int]:
   """The number of parameters of every role; draws nothing.
 
   Args:
     method: the method.
-    batch: one batch.
+    splits: the data.
+    batch_size: the task's.
   """
   counts = {}
-  for role, given in usage(method, batch).inputs.items():
+  seen = examples(method, splits, batch_size)
+  for role, given in usage(method, *seen).inputs.items():
     shapes = jax.eval_shape(
       method.roles[role].init, jax.random.key(0), dict(given)
     )

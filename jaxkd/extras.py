@@ -47,9 +47,9 @@ EXTRAS = {
     what="the Hub",
   ),
   "vision": Extra(
-    modules=("dm_pix", "augmax"),
-    gives="colour and box-aware image augmentation",
-    what="this augmentation",
+    modules=("dm_pix", "augmax", "PIL"),
+    gives="image files; colour and box-aware image augmentation",
+    what="this image",
   ),
   "audio": Extra(
     modules=("soundfile",),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import fnmatch
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd import losses
-from jaxkd.errors import ConfigError, did_you_mean
+from jaxkd.errors import ConfigError
 from jaxkd.network import Network, Outputs
 
 if TYPE_CHECKING:
+  import numpy as np
+
   from jaxkd.roles import Nets
+  from jaxkd.training.host import Host
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -110,12 +112,26 @@ def _sum_and_weight(values: Array, where: Array | None) -> tuple[Array, Array]:
   return jnp.sum(jnp.where(where > 0, values, 0.0) * where), jnp.sum(where)
 
 
+def counted(batch: Batch) -> Array:
+  """Which labels of a batch count.
+
+  Args:
+    batch: has `mask`, [B], and of sequences `token_mask`, [B, L].
+
+  Returns:
+    [B], or [B, L] for sequences.
+  """
+  if "token_mask" not in batch:
+    return batch["mask"]
+  return batch["mask"][:, None] * batch["token_mask"]
+
+
 def label_loss(logits: Array, batch: Batch) -> Loss:
   """Mean cross entropy of the batch's labels, with accuracy beside it.
 
   Args:
     logits: [B, ..., C].
-    batch: has `label`, integers [B, ...], and `mask`, [B].
+    batch: has `label`, integers [B, ...], and what `counted` reads.
 
   Returns:
     The loss, in nats, with metrics `task` and `accuracy`.
@@ -123,7 +139,7 @@ def label_loss(logits: Array, batch: Batch) -> Loss:
   task = losses.cross_entropy(logits, batch["label"])
   return Loss.mean(
     task,
-    where=batch["mask"],
+    where=counted(batch),
     metrics={"task": task, "accuracy": hits(logits, batch)},
   )
 
@@ -136,6 +152,10 @@ def hits(logits: Array, batch: Batch) -> Array:
 LossFn = Callable[["Nets", Batch, Step], Loss]
 EvaluationFn = Callable[["Nets", Batch], Loss]
 TargetFn = Callable[["Nets", Batch], Array]
+RememberFn = Callable[
+  [Mapping[str, Tree], Mapping[str, Array], Step], Mapping[str, Tree]
+]
+HostFn = Callable[["Host"], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,6 +173,9 @@ class Update:
     every: the update is made at steps divisible by this.
     accumulate: micro-batches whose sums are added before one update; exact
       for losses that are means over examples.
+    remember: `remember(memory, means, step) -> changed entries of memory`,
+      called once an update with the means of its loss and metrics over all
+      micro-batches and devices.
   """
 
   trainable: tuple[str, ...]
@@ -163,6 +186,7 @@ class Update:
   name: str = "loss"
   every: int = 1
   accumulate: int = 1
+  remember: RememberFn | None = None
 
   def __post_init__(self):
     """Checks the numbers."""
@@ -187,33 +211,91 @@ class Update:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """Examples that feed a phase.
+
+  Attributes:
+    split: the split that they come from.
+    rows: picks their numbers [n] from the split, from what the method
+      remembers when the phase begins; all if not given.
+    batch_size: examples in a step; the task's if not given.
+  """
+
+  split: str
+  rows: Callable[[Mapping[str, Tree]], np.ndarray] | None = None
+  batch_size: int | None = None
+
+
+def part(batch: Batch, stream: str) -> Batch:
+  """What a batch holds of a stream beside the main one.
+
+  Args:
+    batch: has entries `<stream>/<entry>`.
+    stream: the stream's name in `Phase.beside`.
+
+  Returns:
+    These entries by their own names, `mask` among them.
+  """
+  start = f"{stream}/"
+  return {
+    name.removeprefix(start): value
+    for name, value in batch.items()
+    if name.startswith(start)
+  }
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-  """A list of updates, a data stream and a length.
+  """A list of updates, streams of data and a length.
 
   Attributes:
     name: unique within the method; part of every random key of the phase.
     updates: made in order within one compiled step.
     epochs: length in passes over the data; or
     steps: length in steps. Exactly one of the two is given.
-    stream: the split that feeds the updates.
+    stream: the split, or `Stream`, that feeds the updates and counts epochs;
+      None where a method needs no data: batches then hold `index` and `mask`.
+    beside: further streams by name, a batch of each in every step; its
+      entries are called `<name>/<entry>`, see `part`.
     validate: if given, measured on the validation split after every epoch;
-      the trained roles end the phase as they were where it was lowest.
+      the trained roles and the memory end the phase as they were where it was
+      lowest.
     targets: values that only depend on the example and on roles frozen in
-      this phase, by name, [B, ...] each. The losses read them as batch
-      entries, whether they were computed live or once and cached.
+      this phase, by name, [B, ...] each. The losses read them as entries of
+      every stream's batch, whether they were computed live or once and cached.
+    memory: the entries of memory that the phase reads or changes; all if not
+      given.
+    begin: called before the phase's first step, outside of any jit: it may
+      change parameters and memory, see `training.host`.
+    after_epoch: likewise after every epoch, before it is validated; it may
+      change memory.
   """
 
   name: str
   updates: tuple[Update, ...]
   epochs: int | None = None
   steps: int | None = None
-  stream: str = "train"
+  stream: str | Stream | None = "train"
+  beside: Mapping[str, Stream] = dataclasses.field(default_factory=dict)
   validate: EvaluationFn | None = None
   targets: Mapping[str, TargetFn] = dataclasses.field(default_factory=dict)
+  memory: tuple[str, ...] | None = None
+  begin: HostFn | None = None
+  after_epoch: HostFn | None = None
 
   def __post_init__(self):
     """Checks the length and the names."""
+    if isinstance(self.stream, str):
+      object.__setattr__(self, "stream", Stream(self.stream))
+    if self.stream is None and (
+      self.steps is None or self.validate or self.after_epoch or self.targets
+    ):
+      raise ConfigError(
+        f"phase {self.name!r}: without data there are no epochs and no "
+        "examples; expected steps, and neither validate, after_epoch nor "
+        "targets"
+      )
     if (self.epochs is None) == (self.steps is None):
       raise ConfigError(
         f"phase {self.name!r}: give either epochs or steps "
@@ -231,6 +313,11 @@ class Phase:
     """Those of `roles` in which the phase trains at least one parameter."""
     trained = {role for update in self.updates for role in update.trains(roles)}
     return tuple(role for role in roles if role in trained)
+
+  def remembers(self, memory: Mapping[str, Tree]) -> dict[str, Tree]:
+    """The entries of memory that the phase carries."""
+    names = memory if self.memory is None else self.memory
+    return {name: memory[name] for name in names}
 
   def length(self, steps_per_epoch: int) -> int:
     """The number of steps."""
@@ -276,74 +363,13 @@ class Method(abc.ABC):
     """The predictors that are evaluated, by name; the deployed one first."""
     return {"student": self.predict(nets, batch)}
 
-  def measure(self, nets: Nets, batch: Batch) -> Mapping[str, Array]:
-    """Further per-example numbers that are averaged over the test split."""
+  def measure(
+    self, nets: Nets, batch: Batch
+  ) -> Mapping[str, Array | tuple[Array, Array]]:
+    """Further numbers that are averaged over the test split.
+
+    Returns:
+      By name [B], or a pair of [B] and which examples count, [B].
+    """
     del nets, batch
     return {}
-
-
-def match(pattern: str, path: str) -> bool:
-  """Whether a parameter path lies under a role or path pattern.
-
-  `*` stands for one path part or a part of it, `**` for any depth; a pattern
-  also takes everything below what it names.
-  """
-  return _match(tuple(pattern.split("/")), tuple(path.split("/")))
-
-
-@functools.lru_cache(maxsize=65536)
-def _match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
-  if not pattern:
-    return True
-  if pattern[0] == "**":
-    return any(_match(pattern[1:], path[i:]) for i in range(len(path) + 1))
-  return bool(
-    path
-    and fnmatch.fnmatchcase(path[0], pattern[0])
-    and _match(pattern[1:], path[1:])
-  )
-
-
-def split_params(
-  params: Mapping[str, Tree], patterns: Sequence[str]
-) -> tuple[dict[str, Tree], dict[str, Tree]]:
-  """Parts parameters by role into the matching ones and the rest.
-
-  Args:
-    params: parameter trees by role.
-    patterns: roles or path patterns, see `match`.
-
-  Returns:
-    Two trees of the same nesting; `merge_params` puts them together again.
-
-  Raises:
-    ConfigError: if a pattern matches nothing.
-  """
-  flat = flax.traverse_util.flatten_dict(dict(params), sep="/")
-  for pattern in patterns:
-    if not any(match(pattern, path) for path in flat):
-      parents = {path.rsplit("/", 1)[0] for path in flat} | set(params)
-      raise ConfigError(
-        f"trainable pattern {pattern!r} matches no parameter"
-        + did_you_mean(pattern, parents | set(flat))
-        + f" (roles: {', '.join(sorted(params))})"
-      )
-  chosen = {
-    path for path in flat if any(match(pattern, path) for pattern in patterns)
-  }
-  parts = (
-    {path: leaf for path, leaf in flat.items() if path in chosen},
-    {path: leaf for path, leaf in flat.items() if path not in chosen},
-  )
-  unflatten = flax.traverse_util.unflatten_dict
-  return tuple(unflatten(part, sep="/") for part in parts)
-
-
-def merge_params(first: Mapping, second: Mapping) -> dict[str, Tree]:
-  """Merges two nested dicts without common leaves."""
-  merged = dict(first)
-  for name, value in second.items():
-    merged[name] = (
-      merge_params(merged[name], value) if name in merged else value
-    )
-  return merged

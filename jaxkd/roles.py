@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.errors import ConfigError, did_you_mean
-from jaxkd.method import Batch, Method, Phase, Step
+from jaxkd.method import Batch, Method, Phase, Step, part
 from jaxkd.network import Edit, Network, Outputs
 
 Array = jax.Array
@@ -77,6 +78,51 @@ class Nets:
       raise ConfigError(f"no random key {name!r} outside of training steps")
     return key_of(self._rng, name)
 
+  def params(self, role: str) -> Tree:
+    """The parameters of a role that has been run."""
+    return self._params[role]
+
+  def replaced(self, params: Mapping[str, Tree]) -> Nets:
+    """The same roles with other parameters of some of them.
+
+    Changes that its runs make to collections stay with it.
+
+    Args:
+      params: parameters by role.
+    """
+    other = copy.copy(self)
+    other._params = {**self._params, **params}
+    other._calls = dict(self._calls)
+    other.collections = dict(self.collections)
+    return other
+
+  def descended(
+    self, role: str, loss: Callable[[Nets], Array], rate: float | Array
+  ) -> Nets:
+    """The roles after one step of gradient descent on a loss.
+
+      theta' = theta - rate grad loss(theta)
+
+    Gradients of what is computed with the result flow through the step into
+    everything that the loss depends on: a hypergradient.
+
+    Args:
+      role: whose parameters make the step.
+      loss: a scalar of the roles.
+      rate: of the step.
+    """
+    self._before_descent(loss)
+
+    def objective(params):
+      return loss(self.replaced({role: params}))
+
+    gradient = jax.grad(objective)(self.params(role))
+    step = jax.tree.map(lambda w, g: w - rate * g, self.params(role), gradient)
+    return self.replaced({role: step})
+
+  def _before_descent(self, loss: Callable[[Nets], Array]) -> None:
+    """Roles are drawn outside of gradients."""
+
   def _variables(self, role: str, batch: Batch) -> Mapping[str, Tree]:
     del batch
     return {"params": self._params[role], **self.collections.get(role, {})}
@@ -127,6 +173,9 @@ class _LazyNets(Nets):
     self._rng = rng
     self.given: dict[str, Batch] = {}
 
+  def _before_descent(self, loss):
+    loss(self)
+
   def _variables(self, role, batch):
     if role not in self._params:
       network = self._roles[role]
@@ -147,15 +196,17 @@ class Usage:
   Attributes:
     inputs: shapes of the batch entries that each role is given.
     roles: the roles that each phase runs, by its name.
-    logits: shapes of the logits that each predictor gives, by its name.
+    outputs: shapes of what each predictor gives, by its name.
   """
 
   inputs: Mapping[str, Batch]
   roles: Mapping[str, tuple[str, ...]]
-  logits: Mapping[str, tuple[int, ...]]
+  outputs: Mapping[str, Outputs]
 
 
-def usage(method: Method, batch: Batch) -> Usage:
+def usage(
+  method: Method, batch: Batch, phases: Mapping[str, Batch] | None = None
+) -> Usage:
   """Traces all losses to see what each role is given; runs nothing.
 
   Roles that read taps, logits or projections of other roles get their shapes
@@ -163,10 +214,13 @@ def usage(method: Method, batch: Batch) -> Usage:
 
   Args:
     method: the method.
-    batch: one batch, arrays or `jax.ShapeDtypeStruct`s.
+    batch: what predictors and validations are given, arrays or
+      `jax.ShapeDtypeStruct`s.
+    phases: what the updates of a phase are given, by its name; `batch` if not
+      there.
 
   Returns:
-    Inputs by role, roles by phase, logits by predictor.
+    Inputs by role, roles by phase, outputs by predictor.
 
   Raises:
     ConfigError: if a role is never used, or networks do not fit each other or
@@ -175,22 +229,24 @@ def usage(method: Method, batch: Batch) -> Usage:
   roles = method.roles
   inputs: dict[str, Batch] = {}
   by_phase: dict[str, tuple[str, ...]] = {}
-  logits: dict[str, tuple[int, ...]] = {}
+  names: list[str] = []
 
-  def trace(batch):
+  def trace(batch, phases):
     nets = _LazyNets(roles, jax.random.key(0), method.memory)
     for phase in method.phases:
       nets.used = set()
-      _trace_phase(phase, nets, batch)
+      _trace_phase(phase, nets, phases.get(phase.name, batch), batch)
       by_phase[phase.name] = tuple(r for r in roles if r in nets.used)
     outputs = method.outputs(nets, batch)
-    logits.update({n: tuple(o.logits.shape) for n, o in outputs.items()})
+    names.extend(outputs)
     method.measure(nets, batch)
     inputs.update(nets.given)
-    return 0
+    return list(outputs.values())
 
   try:
-    jax.eval_shape(trace, dict(batch))
+    outputs = jax.eval_shape(
+      trace, dict(batch), {n: dict(b) for n, b in (phases or {}).items()}
+    )
   except ConfigError:
     raise
   except (TypeError, ValueError) as error:
@@ -200,18 +256,43 @@ def usage(method: Method, batch: Batch) -> Usage:
   unused = [role for role in roles if role not in inputs]
   if unused:
     raise ConfigError(f"role {unused[0]!r} is used by no loss or prediction")
-  return Usage(inputs=inputs, roles=by_phase, logits=logits)
+  return Usage(
+    inputs=inputs,
+    roles=by_phase,
+    outputs=dict(zip(names, outputs, strict=True)),
+  )
 
 
-def _trace_phase(phase: Phase, nets: Nets, batch: Batch) -> None:
+def _trace_phase(
+  phase: Phase, nets: Nets, batch: Batch, validation: Batch
+) -> None:
   start = Step(index=jnp.int32(0), epoch=jnp.int32(0))
-  full = dict(batch)
-  for name, target in phase.targets.items():
-    full[name] = target(nets, full)
+  full = with_targets(phase, nets, batch)
   for update in phase.updates:
     update.loss(nets, full, start)
   if phase.validate:
-    phase.validate(nets, batch)
+    phase.validate(nets, validation)
+
+
+def with_targets(phase: Phase, nets: Nets, batch: Batch) -> Batch:
+  """Adds the phase's targets to what a batch holds of every stream.
+
+  Args:
+    phase: the phase.
+    nets: the roles.
+    batch: a step's batch; targets that it holds already are left as they are.
+
+  Returns:
+    The batch with all targets.
+  """
+  full = dict(batch)
+  for stream in ("", *phase.beside):
+    seen = part(batch, stream) if stream else batch
+    start = f"{stream}/" if stream else ""
+    for name, target in phase.targets.items():
+      if start + name not in full:
+        full[start + name] = jax.lax.stop_gradient(target(nets, seen))
+  return full
 
 
 def initialise(

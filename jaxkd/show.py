@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxkd.data import pipeline
+from jaxkd.data.source import Splits
 from jaxkd.experiment import Experiment
 from jaxkd.method import Method
 from jaxkd.roles import usage
+from jaxkd.training.feeds import MAIN, examples, feeds
 
 
 def show(experiment: Experiment) -> str:
@@ -32,11 +33,11 @@ def show(experiment: Experiment) -> str:
   )
   lines = [f"task {experiment.task.name}: {sizes}; one batch:"]
   lines += [f"  {name}: {_statistics(rows)}" for name, rows in batch.items()]
-  per_epoch = pipeline.steps_per_epoch(splits.train, experiment.task.batch_size)
+  size = experiment.task.batch_size
   for label, method in experiment.methods.items():
     lines += ["", f"{label}: {type(method).__name__}"]
-    lines += _phases(method, per_epoch, experiment.settings.max_steps)
-    lines += _roles(method, batch)
+    lines += _phases(method, splits, size, experiment.settings.max_steps)
+    lines += _roles(method, splits, size)
   return "\n".join(lines)
 
 
@@ -47,19 +48,23 @@ def _statistics(rows: np.ndarray) -> str:
   )
 
 
-def _phases(method: Method, per_epoch: int, limit: int | None) -> list[str]:
+def _phases(
+  method: Method, splits: Splits, batch_size: int, limit: int | None
+) -> list[str]:
   lines = []
   for phase in method.phases:
-    steps = phase.length(per_epoch)
+    main = feeds(phase, splits, batch_size, jax.random.key(0))[MAIN]
+    steps = phase.length(pipeline.steps_per_epoch(main.source, main.batch_size))
     steps = min(steps, limit or steps)
     trained = ", ".join(phase.trains(tuple(method.roles)))
     lines.append(f"  phase {phase.name}: {steps} steps, trains {trained}")
   return lines
 
 
-def _roles(method: Method, batch: Mapping[str, Any]) -> list[str]:
+def _roles(method: Method, splits: Splits, batch_size: int) -> list[str]:
   lines = []
-  for role, given in usage(method, batch).inputs.items():
+  seen = examples(method, splits, batch_size)
+  for role, given in usage(method, *seen).inputs.items():
     network = method.roles[role]
     variables = jax.eval_shape(network.init, jax.random.key(0), dict(given))
     count = sum(x.size for x in jax.tree.leaves(variables["params"]))
@@ -71,7 +76,7 @@ def _roles(method: Method, batch: Mapping[str, Any]) -> list[str]:
     )
     lines.append(
       f"  role {role}: {network.name}, {count:,} parameters, "
-      f"{cost.get('flops', float('nan')) / len(batch['label']):,.0f} FLOPs an "
+      f"{cost.get('flops', float('nan')) / batch_size:,.0f} FLOPs an "
       f"example; reads {shapes}"
     )
     lines += [

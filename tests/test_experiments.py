@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxkd import config, report, roles
-from jaxkd.data import pipeline
+from jaxkd.training.feeds import examples
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
@@ -32,21 +32,23 @@ def shapes(size, **images):
   return {k: jax.ShapeDtypeStruct(*v) for k, v in entries.items()}
 
 
-def batch_of(task):
+def seen(method, task):
+  """The batches of evaluation and of the phases."""
   if task.name == "av_mnist":
-    return shapes(task.batch_size, image=(28, 28), audio=(112, 112))
+    return (shapes(task.batch_size, image=(28, 28), audio=(112, 112)),)
   if task.name == "fashion_mnist":
-    return shapes(task.batch_size, image=(28, 28))
-  return next(pipeline.batches(task.splits(0).train, task.batch_size))
+    return (shapes(task.batch_size, image=(28, 28)),)
+  return examples(method, task.splits(0), task.batch_size)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_experiment_builds_and_its_roles_fit_its_data(path):
   overrides = OVERRIDES.get(path.name, ())
   experiment = config.load(str(path), overrides=overrides)
-  batch = batch_of(experiment.task)
   for method in experiment.methods.values():
-    assert set(roles.usage(method, batch).inputs) == set(method.roles)
+    found = roles.usage(method, *seen(method, experiment.task))
+    assert set(found.inputs) == set(method.roles)
+    experiment.evaluation.check(found.outputs, experiment.task)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)

@@ -20,11 +20,9 @@ from jaxkd.method import (
   Update,
   hits,
   label_loss,
-  match,
-  merge_params,
-  split_params,
 )
 from jaxkd.network import Network
+from jaxkd.params import match, merge_params, split_params
 from jaxkd.roles import Nets, initialise, key_of, usage
 from tests.methods import toys
 

@@ -104,6 +104,7 @@ def register_all() -> None:
   from jaxkd import (
     catalog,
     data,
+    evaluation,
     experiment,
     methods,
     nets,
@@ -122,6 +123,9 @@ def register_all() -> None:
   for obj in _public_classes(data):
     if dataclasses.is_dataclass(obj) and hasattr(obj, "splits"):
       register(obj, module=data.__name__)
+  for obj in _public_classes(evaluation):
+    if dataclasses.is_dataclass(obj) and hasattr(obj, "check"):
+      register(obj, module=evaluation.__name__)
   for obj in (
     experiment.Experiment,
     network.Network,

@@ -7,14 +7,24 @@ number inside its split) and `mask` float32 [B] (1 real, 0 padding).
 
 from jaxkd.data.av_digits import AVDigits
 from jaxkd.data.av_mnist import AVMNIST
+from jaxkd.data.digit_views import DigitViews
+from jaxkd.data.digits import Digits
+from jaxkd.data.emoji import Emoji
 from jaxkd.data.fashion_mnist import FashionMNIST
+from jaxkd.data.rotated_digits import RotatedDigits
 from jaxkd.data.source import ArraySource, Splits, Task
+from jaxkd.data.text import Text
 
 __all__ = [
   "AVDigits",
   "AVMNIST",
   "ArraySource",
+  "DigitViews",
+  "Digits",
+  "Emoji",
   "FashionMNIST",
+  "RotatedDigits",
   "Splits",
   "Task",
+  "Text",
 ]

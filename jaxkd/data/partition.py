@@ -83,3 +83,24 @@ def partners(
     same = pool[pool_label == digit]
     chosen[rows] = same[(draws[rows] * len(same)).astype(int)]
   return chosen
+
+
+def few(labels: np.ndarray, shots: int, field: str) -> np.ndarray:
+  """Returns booleans [N]: the first examples of every class.
+
+  Args:
+    labels: integers [N].
+    shots: Examples of a class.
+    field: What `shots` is called.
+
+  Raises:
+    ConfigError: A class has fewer.
+  """
+  chosen = np.zeros(len(labels), bool)
+  for label in np.unique(labels):
+    rows = np.flatnonzero(labels == label)
+    checks.require(
+      shots < len(rows), field, shots, f"below {len(rows)}, of class {label}"
+    )
+    chosen[rows[:shots]] = True
+  return chosen

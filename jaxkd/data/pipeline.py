@@ -10,7 +10,7 @@ a batch is one gather.
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,41 +25,70 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class _BatchAt:
-  """Batch number k of the endless stream, or one process's part of it."""
+class Feed:
+  """Examples in an order: an endless stream of batches, reshuffled every epoch.
+
+  Attributes:
+    source: The examples.
+    batch_size: Examples in a batch over all processes.
+    seed: Decides the order of every epoch.
+  """
 
   source: ArraySource
   batch_size: int
   seed: int
-  rows: slice
 
-  def __call__(self, step: int) -> Batch:
+  def __post_init__(self):
+    """Raises `ConfigError` for a number out of range."""
+    checks.require_integer("batch_size", self.batch_size, 1)
+    checks.require_integer("seed", self.seed, 0, 2**64 - 1)
+
+  def batch(self, step: int, process: int = 0, processes: int = 1) -> Batch:
+    """Returns batch number `step`, or one process's part of it."""
     steps = steps_per_epoch(self.source, self.batch_size)
     epoch, step = divmod(int(step), steps)
     order = randomness.permutation(
       len(self.source), seed=self.seed, purpose="epoch order", round_index=epoch
     )
-    return _gather(self.source, order, self.batch_size, step, self.rows)
+    size = self.batch_size // processes
+    rows = slice(process * size, (process + 1) * size)
+    return _gather(self.source, order, self.batch_size, step, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchAt:
+  """Batch number k of all feeds together, the names of those beside first."""
+
+  feed: Feed
+  beside: Mapping[str, Feed]
+  process: int
+  processes: int
+
+  def __call__(self, step: int) -> Batch:
+    where = (step, self.process, self.processes)
+    batch = self.feed.batch(*where)
+    for name, feed in self.beside.items():
+      batch |= {f"{name}/{k}": v for k, v in feed.batch(*where).items()}
+    return batch
 
 
 def stream(
-  source: ArraySource,
+  feed: Feed,
   *,
-  batch_size: int,
-  seed: int,
+  beside: Mapping[str, Feed] | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> "grain.DatasetIterator":
-  """Returns an endless iterator of batches, reshuffled every epoch.
+  """Returns an endless iterator of batches.
 
-  An epoch has `steps_per_epoch` batches; its last batch is filled up with
-  the epoch's first examples, whose mask is 0. `get_state()` and `set_state()`
-  save and restore the position exactly.
+  An epoch of a feed has `steps_per_epoch` batches; its last batch is filled up
+  with the epoch's first examples, whose mask is 0. `get_state()` and
+  `set_state()` save and restore the position exactly.
 
   Args:
-    source: The examples.
-    batch_size: Examples in a batch over all processes.
-    seed: Decides the order of every epoch.
+    feed: The main stream.
+    beside: Further streams, each with epochs of its own; their entries are
+      called `<name>/<entry>`.
     process_index: Which process this is, 0..process_count-1.
     process_count: Process p gets the p-th of `process_count` equal consecutive
       parts of each batch: the parts of all processes, concatenated in order,
@@ -71,20 +100,18 @@ def stream(
   """
   import grain
 
-  checks.require_integer("batch_size", batch_size, 1)
-  checks.require_integer("seed", seed, 0, 2**64 - 1)
   checks.require_integer("process_count", process_count, 1)
   checks.require_integer("process_index", process_index, 0, process_count - 1)
-  checks.require(
-    batch_size % process_count == 0,
-    "batch_size",
-    batch_size,
-    f"a multiple of process_count = {process_count}",
-  )
-  part = batch_size // process_count
-  rows = slice(process_index * part, (process_index + 1) * part)
+  beside = dict(beside or {})
+  for each in (feed, *beside.values()):
+    checks.require(
+      each.batch_size % process_count == 0,
+      "batch_size",
+      each.batch_size,
+      f"a multiple of process_count = {process_count}",
+    )
   dataset = grain.MapDataset.range(sys.maxsize).map(
-    _BatchAt(source, batch_size, seed, rows)
+    _BatchAt(feed, beside, process_index, process_count)
   )
   in_memory = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
   return iter(dataset.to_iter_dataset(in_memory))

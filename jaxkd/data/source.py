@@ -1,5 +1,6 @@
 """Arrays that answer to an example's number, and what a task must provide."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -92,6 +93,23 @@ class ArraySource:
       rows[name] = decode(rows[name])
     return rows
 
+  def subset(self, rows: Sequence[int] | np.ndarray) -> "ArraySource":
+    """Returns some of the examples; they keep their `index`.
+
+    Args:
+      rows: Example numbers [n], each in 0..N-1.
+
+    Raises:
+      ConfigError: There is no row.
+    """
+    rows = np.asarray(rows, np.int64)
+    if not len(rows):
+      raise ConfigError("a subset of 0 examples: expected at least 1")
+    chosen = copy.copy(self)
+    chosen.arrays = {name: array[rows] for name, array in self.arrays.items()}
+    chosen._length = len(rows)
+    return chosen
+
   def with_entry(self, name: str, array: Any) -> "ArraySource":
     """Returns a source with one more entry, e.g. cached teacher targets.
 
@@ -145,11 +163,37 @@ def _check_rows(name: str, rows: np.ndarray, length: int) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
-  """The three parts of a task's data; no example is in two of them."""
+  """The parts of a task's data; no example is in two of the first three.
+
+  Attributes:
+    train: for training.
+    validation: for choosing.
+    test: read once, at the end.
+    others: further parts by name, such as examples without labels.
+  """
 
   train: ArraySource
   validation: ArraySource
   test: ArraySource
+  others: Mapping[str, ArraySource] = dataclasses.field(default_factory=dict)
+
+  @property
+  def parts(self) -> dict[str, ArraySource]:
+    """All parts by name."""
+    named = ("train", "validation", "test")
+    return {**{name: getattr(self, name) for name in named}, **self.others}
+
+  def part(self, name: str) -> ArraySource:
+    """A part by name.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if name not in self.parts:
+      raise ConfigError(
+        f"split {name!r}: expected one of " + ", ".join(self.parts)
+      )
+    return self.parts[name]
 
 
 @runtime_checkable

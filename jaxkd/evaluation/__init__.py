@@ -8,23 +8,62 @@ from jaxkd.evaluation.classification import (
   log_softmax,
   summarise,
 )
+from jaxkd.evaluation.evaluation import Classification, Evaluation
 from jaxkd.evaluation.fidelity import agreement, mean_kl
+from jaxkd.evaluation.frechet import Generation, frechet_distance
+from jaxkd.evaluation.retrieval import recall_at, retrieval
+from jaxkd.evaluation.sequences import (
+  Sequences,
+  head_mass,
+  mean_reverse_kl,
+  perplexity,
+  tail_mass,
+  token_accuracy,
+  token_cross_entropy,
+)
 from jaxkd.evaluation.statistics import (
   PairedDifference,
   mean_interval,
   paired_difference,
 )
+from jaxkd.evaluation.subsets import (
+  combination_name,
+  frequency_divergence,
+  label_frequencies,
+  modality_combinations,
+  subset_accuracies,
+  weak_set,
+)
 
 __all__ = [
+  "Classification",
+  "Evaluation",
+  "Generation",
   "PairedDifference",
+  "Sequences",
   "accuracy",
   "agreement",
+  "combination_name",
   "confusion_matrix",
   "cross_entropy",
   "expected_calibration_error",
+  "frechet_distance",
+  "frequency_divergence",
+  "head_mass",
+  "label_frequencies",
   "log_softmax",
   "mean_interval",
   "mean_kl",
+  "mean_reverse_kl",
+  "modality_combinations",
   "paired_difference",
+  "perplexity",
+  "recall_at",
+  "retrieval",
+  "subset_accuracies",
   "summarise",
+  "tail_mass",
+  "token_accuracy",
+  "token_cross_entropy",
+  "weak_set",
 ]

@@ -69,7 +69,27 @@ from jaxkd.losses.dense import (
   point_regression,
   soft_argmax,
 )
+from jaxkd.losses.diffusion import (
+  CosineNoise,
+  LinearNoise,
+  NoiseLevel,
+  boot,
+  clean_from_noise,
+  clean_from_velocity,
+  ddim_step,
+  denoising,
+  diffuse,
+  guide,
+  heun_signal_step,
+  signal_step,
+  step_share,
+)
 from jaxkd.losses.divergence import Divergence
+from jaxkd.losses.dual_heads import (
+  best_mixture,
+  dual_head,
+  mixed_log_probabilities,
+)
 from jaxkd.losses.ensembles import logit_mean, mutual_kl, probability_mean
 from jaxkd.losses.gradients import align_gradients
 from jaxkd.losses.graphs import (
@@ -77,7 +97,12 @@ from jaxkd.losses.graphs import (
   semantic_correlation,
   token_graph,
 )
-from jaxkd.losses.interpolation import intermediate_logits, taid
+from jaxkd.losses.interpolation import (
+  TeacherShare,
+  advance_share,
+  intermediate_logits,
+  taid,
+)
 from jaxkd.losses.linear import linear_divergence
 from jaxkd.losses.logits import (
   binary_cross_entropy,
@@ -107,6 +132,7 @@ from jaxkd.losses.modalities import (
   modality_aware,
   prototype_correlation,
 )
+from jaxkd.losses.module_pairs import module_pair
 from jaxkd.losses.policy import (
   clipped_policy,
   mixed_importance,
@@ -127,6 +153,11 @@ from jaxkd.losses.preference import (
   ipo,
   kto_pair,
   rrhf,
+)
+from jaxkd.losses.prototypes import (
+  class_confidence,
+  prototype_constraint,
+  prototype_logits,
 )
 from jaxkd.losses.ranking import (
   kendall_tau,
@@ -167,6 +198,7 @@ from jaxkd.losses.salience import (
   least_salient,
   permute_features,
 )
+from jaxkd.losses.sampling import ddim_sample, heun_sample
 from jaxkd.losses.sequence import (
   Position,
   completion_logits,
@@ -215,11 +247,21 @@ from jaxkd.losses.tokens import (
 )
 from jaxkd.losses.top_classes import TopKLD, renormalized_topkld
 from jaxkd.losses.topk import TopK
+from jaxkd.losses.trajectories import (
+  blend,
+  gradient_descent,
+  trajectory_matching,
+)
 from jaxkd.losses.transport import (
   balanced_assignment,
   batch_transport,
   class_transport,
   sinkhorn,
+)
+from jaxkd.losses.trilateral import (
+  class_mean_probabilities,
+  trilateral_kd,
+  trilateral_state,
 )
 
 __all__ = [
@@ -227,8 +269,11 @@ __all__ = [
   "KL",
   "AdaptiveKL",
   "AlphaDivergence",
+  "CosineNoise",
   "Divergence",
+  "LinearNoise",
   "MemoryBank",
+  "NoiseLevel",
   "Position",
   "RenyiDivergence",
   "ReverseKL",
@@ -236,10 +281,12 @@ __all__ = [
   "SkewReverseKL",
   "SubclassDirections",
   "SymmetricKL",
+  "TeacherShare",
   "TopK",
   "TopKLD",
   "TotalVariation",
   "activation_boundary",
+  "advance_share",
   "advantage_guided",
   "adversarial_temperature",
   "align_answers",
@@ -249,13 +296,20 @@ __all__ = [
   "balanced_similarity_bce",
   "batch_correlation",
   "batch_transport",
+  "best_mixture",
   "binary_cross_entropy",
   "binary_kl",
+  "blend",
+  "boot",
   "box_points",
   "byte_groups",
+  "class_confidence",
   "class_correlation",
   "class_log_probs",
+  "class_mean_probabilities",
   "class_transport",
+  "clean_from_noise",
+  "clean_from_velocity",
   "clipped_policy",
   "combination_divergence",
   "completion_logits",
@@ -269,10 +323,15 @@ __all__ = [
   "cross_entropy",
   "cwd",
   "dckd",
+  "ddim_sample",
+  "ddim_step",
+  "denoising",
+  "diffuse",
   "disagreement",
   "dist",
   "dkd",
   "dpo",
+  "dual_head",
   "dynamic_contrastive",
   "factor_transfer",
   "feature_salience",
@@ -283,9 +342,13 @@ __all__ = [
   "fsp",
   "gaussian_mask",
   "gaussian_radius",
+  "gradient_descent",
   "gram_congruence",
   "gram_cosine",
+  "guide",
   "hard_negatives",
+  "heun_sample",
+  "heun_signal_step",
   "hinge_preference",
   "ickd",
   "implicit_reward",
@@ -313,9 +376,11 @@ __all__ = [
   "merge_tokens",
   "mgd",
   "mixed_importance",
+  "mixed_log_probabilities",
   "mixture_kl",
   "mlkd",
   "modality_aware",
+  "module_pair",
   "mutual_kl",
   "next_token",
   "nkd",
@@ -340,7 +405,9 @@ __all__ = [
   "point_relations",
   "predicts",
   "probability_mean",
+  "prototype_constraint",
   "prototype_correlation",
+  "prototype_logits",
   "renormalized_topkld",
   "reversal_strength",
   "reverse_gradient",
@@ -360,6 +427,7 @@ __all__ = [
   "sequence_mean",
   "sequence_sum",
   "sharded_divergence",
+  "signal_step",
   "similarity_bce",
   "similarity_kl",
   "similarity_mse",
@@ -371,6 +439,7 @@ __all__ = [
   "soft_info_nce",
   "sorted_distance",
   "standardize",
+  "step_share",
   "subclass_directions",
   "subclass_log_probs",
   "subclass_projections",
@@ -384,6 +453,9 @@ __all__ = [
   "token_temperature",
   "top_k_teachers",
   "topk_divergence",
+  "trajectory_matching",
+  "trilateral_kd",
+  "trilateral_state",
   "uld",
   "vid",
   "virtual_teacher",

@@ -147,6 +147,7 @@ class Distill(Method):
         updates=(self._update((name,), functools.partial(self.teach, name)),),
         epochs=self.teacher_epochs,
         validate=functools.partial(self.validate, (name,)),
+        memory=(),
       )
       for name in self.teachers
       if self.teacher_epochs

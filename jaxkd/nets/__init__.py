@@ -6,6 +6,10 @@ The submodule names of every network are public: taps and edits address them.
 from jaxkd.nets.aux_head import AuxiliaryHead
 from jaxkd.nets.batchnorm import BatchNorm
 from jaxkd.nets.cnn_audio import FiveLayerCNNTrunk, ThreeLayerCNN
+from jaxkd.nets.controller import Controller
+from jaxkd.nets.decoder import CausalDecoder, GRUDecoder
+from jaxkd.nets.denoisers import DenoisingMLP, DenoisingUNet
+from jaxkd.nets.dual_head import DualHead
 from jaxkd.nets.embeddings import (
   ModulatedProjection,
   UnitEmbedding,
@@ -22,6 +26,22 @@ from jaxkd.nets.layers import Conv, Linear
 from jaxkd.nets.lenet import LeNet5, LeNet5Trunk
 from jaxkd.nets.masknet import MaskNet, MaskNet1d, MaskNet2d, apply_mask
 from jaxkd.nets.mlp import MLP, MLPI, FusionMLP, MLPTrunk
+from jaxkd.nets.modular import ModularMLP, ModularViT, check_harness
+from jaxkd.nets.moe import MixtureOfExperts, TopKRouter
+from jaxkd.nets.multimodal import (
+  MaskedConcat,
+  MLPHead,
+  MultimodalMLP,
+  MultimodalResNet,
+  ResNetHead,
+)
+from jaxkd.nets.nac import (
+  Mediator,
+  ModularNAC,
+  ModulatedLinear,
+  ReadIn,
+  ReadOut,
+)
 from jaxkd.nets.ofa import OFAProjector, OFAProjector1d, SeparableBlock
 from jaxkd.nets.proxies import DenseProxy, Proxy1d, Proxy2d
 from jaxkd.nets.regressors import (
@@ -48,6 +68,13 @@ from jaxkd.nets.seqnets import (
   ConvBranch,
 )
 from jaxkd.nets.stages import Pool, Stage, StageCNN
+from jaxkd.nets.towers import (
+  ImageTower,
+  ProjectionHead,
+  PrototypeClassifier,
+  TextTower,
+  TwoTowers,
+)
 from jaxkd.nets.transfer import (
   MGDGenerator,
   SimKDTransfer,
@@ -68,47 +95,73 @@ __all__ = [
   "BatchNorm",
   "Branch",
   "BranchNet",
+  "CausalDecoder",
   "Concat",
   "Connector",
+  "Controller",
   "Conv",
   "ConvBranch",
+  "DenoisingMLP",
+  "DenoisingUNet",
   "DenseGateNet",
   "DenseProxy",
+  "DualHead",
   "FitNetRegressor",
   "FiveLayerCNNTrunk",
   "FuseNet",
   "FuseNetBranch",
   "FusionBlock",
   "FusionMLP",
+  "GRUDecoder",
   "Gate",
   "GateNet",
   "HintRegressor",
   "Identity",
+  "ImageTower",
   "LeNet5",
   "LeNet5Trunk",
   "Linear",
   "MGDGenerator",
+  "MLPHead",
   "MLPTrunk",
   "MaskNet",
   "MaskNet1d",
   "MaskNet2d",
+  "MaskedConcat",
+  "Mediator",
+  "MixtureOfExperts",
+  "ModularMLP",
+  "ModularNAC",
+  "ModularViT",
+  "ModulatedLinear",
   "ModulatedProjection",
+  "MultimodalMLP",
+  "MultimodalResNet",
   "OFAProjector",
   "OFAProjector1d",
   "Paraphraser",
   "Pool",
+  "ProjectionHead",
+  "PrototypeClassifier",
   "Proxy1d",
   "Proxy2d",
+  "ReadIn",
+  "ReadOut",
+  "ResNetHead",
   "ReviewFusion",
   "SeparableBlock",
   "SimKDTransfer",
   "Stage",
   "StageCNN",
+  "TextTower",
   "ThreeLayerCNN",
+  "TopKRouter",
   "Translator",
   "TransposedConv",
+  "TwoTowers",
   "UnitEmbedding",
   "VIDRegressor",
   "apply_mask",
+  "check_harness",
   "reuse_classifier",
 ]

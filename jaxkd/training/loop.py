@@ -8,7 +8,7 @@ a store shares it among the methods that have the phase in common.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -24,16 +24,18 @@ from jaxkd.data.source import ArraySource, Splits
 from jaxkd.errors import ConfigError, RefusedInput
 from jaxkd.method import Method, Phase
 from jaxkd.parallel import Mesh, Placement
-from jaxkd.roles import Nets, initialise, key_of
+from jaxkd.roles import initialise
 from jaxkd.training import checkpoint, files
+from jaxkd.training.feeds import MAIN, feeds, join, picked
+from jaxkd.training.host import Host, checked
 from jaxkd.training.phase import PhaseRun, Settings, Stop
 from jaxkd.training.program import Program, Programs, build
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
-from jaxkd.training.state import Best, create
+from jaxkd.training.state import Best, State, create, frozen
+from jaxkd.training.store import Shared, key_of_phase
 from jaxkd.training.targets import cache_targets
 from jaxkd.training.workdir import Run
-from jaxkd.training.writers import Writers, lines_end
 
 Tree = Any
 DEVICE_BYTES = 2**28  # validation batches up to this size stay on the device
@@ -109,113 +111,150 @@ class Trainer:
     """
     for size in (self.batch_size, *self.settings.batch_sizes):
       self.placement.mesh.check_batch(size)
-    batch = next(pipeline.batches(self.splits.train, self.batch_size))
+    for phase in self.method.phases:
+      for stream in phase.beside.values():
+        self.placement.mesh.check_batch(stream.batch_size or self.batch_size)
     self.programs = self.programs or Programs(self.method)
-    self._usage = self.programs.usage(batch)
+    self._usage = self.programs.usage(self.splits, self.batch_size)
     self._rng = jax.random.key(self.seed)
-    params, collections = initialise(self.method, self._rng, self._usage.inputs)
-    # Steps donate what they are given: the caller keeps the original.
-    given = jax.tree.map(jnp.copy, dict(self.given))
-    for role, variables in given.items():
-      params[role] = variables["params"]
-      collections[role] = {k: v for k, v in variables.items() if k != "params"}
-    self._variables = (params, collections)
+    self._variables = self._start()
     self._memory = jax.tree.map(jnp.copy, dict(self.method.memory))
     self._offset = 0
     self._on_device: list[Any] | None = None
     timing = files.read_json(self.run.timing, default={})
     with self.stop:
       for index, phase in enumerate(self.method.phases):
-        phase = phase.planned(self._steps_per_epoch(phase))
         new = self._phase(f"{index}_{phase.name}", phase, train)
         if new is not None:
           timing[phase.name] = new
           files.write_json(self.run.timing, timing)
     return Fitted(*self._variables, self._memory, timing)
 
+  def _start(self) -> tuple[dict[str, Tree], dict[str, Tree]]:
+    """Variables by role before any phase."""
+    params, collections = initialise(self.method, self._rng, self._usage.inputs)
+    # Steps donate what they are given: the caller keeps the original.
+    given = jax.tree.map(jnp.copy, dict(self.given))
+    for role, variables in given.items():
+      params[role] = variables["params"]
+      collections[role] = {k: v for k, v in variables.items() if k != "params"}
+    return params, collections
+
   def _phase(
     self, name: str, phase: Phase, train: bool
   ) -> dict[str, Any] | None:
     """Runs a phase unless it is done, and takes over its outcome."""
-    state, frozen = create(
-      self.method,
-      phase,
-      self._variables,
-      used=self._usage.roles[phase.name],
-      rng=self._rng,
-      memory=self._memory,
-    )
     stage, timing = self.run.stages / name, None
     if not stage.exists():
       if not train:
         raise RefusedInput(f"{stage} is missing: the phase is not finished")
-      timing = self._make(name, phase, state, frozen)
-    outcome, _ = checkpoint.load_tree(
+      timing = self._make(name, phase)
+    trained = phase.trains(tuple(self.method.roles))
+    params, collections = self._variables
+    outcome, meta = checkpoint.load_tree(
       stage,
       {
-        "params": state.params,
-        "collections": state.collections,
-        "memory": state.memory,
+        "params": {role: params[role] for role in trained},
+        "collections": {role: collections[role] for role in trained},
+        "memory": phase.remembers(self._memory),
       },
     )
     shutil.rmtree(self.run.checkpoints / name, ignore_errors=True)
-    params, collections = self._variables
     self._variables = (
       {**params, **outcome["params"]},
       {**collections, **outcome["collections"]},
     )
-    self._memory = outcome["memory"]
-    self._offset += self._length(phase)
+    self._memory = {**self._memory, **outcome["memory"]}
+    self._offset += meta["steps"]
     return timing
 
-  def _source(self, phase: Phase) -> ArraySource:
-    names = [field.name for field in dataclasses.fields(self.splits)]
-    if phase.stream not in names:
-      raise ConfigError(
-        f"phase {phase.name!r}: stream={phase.stream!r}, expected one of "
-        + ", ".join(names)
+  def _begin(self, phase: Phase) -> None:
+    """Lets the method change what the phase starts from."""
+    if phase.begin is None:
+      return
+    params, collections = (dict(trees) for trees in self._variables)
+    host = self._host(phase, params, collections, dict(self._memory))
+    phase.begin(host)
+    trained = phase.trains(tuple(self.method.roles))
+    for before, after in zip(
+      self._variables, (host.params, host.collections), strict=True
+    ):
+      changed = [r for r in after if after[r] is not before.get(r)]
+      if set(changed) - set(trained):
+        raise ConfigError(
+          f"phase {phase.name!r}: begin changed {sorted(changed)}; expected "
+          f"roles that the phase trains ({', '.join(trained)})"
+        )
+    self._variables = tuple(
+      checked(before, after)
+      for before, after in zip(
+        self._variables, (host.params, host.collections), strict=True
       )
-    return getattr(self.splits, phase.stream)
+    )
+    self._memory = checked(self._memory, host.memory)
 
-  def _steps_per_epoch(self, phase: Phase) -> int:
-    return pipeline.steps_per_epoch(self._source(phase), self.batch_size)
+  def _host(self, phase: Phase, params, collections, memory, epoch=0) -> Host:
+    return Host(
+      phase=phase.name,
+      epoch=epoch,
+      params=params,
+      collections=collections,
+      memory=memory,
+      start=self._start,
+      splits=self.splits,
+      roles=self.method.roles,
+      rng=self._rng,
+      placement=self.placement,
+      batch_size=self.settings.evaluation_batch_size,
+      compiled=self.programs.host,
+    )
 
-  def _length(self, phase: Phase) -> int:
-    total = phase.length(self._steps_per_epoch(phase))
-    return min(total, self.settings.max_steps or total)
-
-  def _make(self, name: str, phase: Phase, state, frozen) -> dict[str, Any]:
+  def _make(self, name: str, phase: Phase) -> dict[str, Any]:
     """Brings the outcome into `stages`, from the store or by training."""
     stage = self.run.stages / name
     began = time.monotonic()
-    frozen = jax.device_put(frozen, self.placement.of(frozen))
-    source = self._source(phase)
-    if phase.targets and self.settings.cache_targets:
-      source = cache_targets(
-        self.method,
-        phase,
-        frozen,
-        source,
-        batch_size=self.settings.target_batch_size,
-        placement=self.placement,
-      )
+    self._begin(phase)
+    given = frozen(
+      self.method,
+      phase,
+      self._variables,
+      used=self._usage.roles[phase.name],
+    )
+    given = jax.device_put(given, self.placement.of(given))
+    found = picked(
+      phase,
+      feeds(phase, self.splits, self.batch_size, self._rng),
+      self._memory,
+      functools.partial(self._with_targets, phase, given),
+    )
+    main = found[MAIN]
+    epoch = pipeline.steps_per_epoch(main.source, main.batch_size)
+    phase = phase.planned(epoch)
+    steps = phase.length(epoch)
+    steps = min(steps, self.settings.max_steps or steps)
+    state = create(
+      self.method,
+      phase,
+      self._variables,
+      rng=self._rng,
+      memory=phase.remembers(self._memory),
+    )
     best = Best.of(state) if phase.validate else None
     state, best = jax.device_put(
       (state, best), self.placement.of((state, best))
     )
     work = PhaseRun(
-      name=phase.name,
+      phase=phase,
       label=f"{phase.name} (seed {self.seed})",
-      program=self._program(phase, state, best, frozen, source),
+      program=self._program(phase, state, best, given, found, epoch),
       state=state,
       best=best,
-      frozen=frozen,
-      source=source,
+      frozen=given,
+      feeds=found,
       validation=self._validation_batches,
-      steps=self._length(phase),
-      steps_per_epoch=self._steps_per_epoch(phase),
-      batch_size=self.batch_size,
-      stream_seed=self._stream_seed(phase),
+      after_epoch=functools.partial(self._after_epoch, phase),
+      steps=steps,
+      steps_per_epoch=epoch,
       offset=self._offset,
       directory=self.run.root,
       checkpoints=self.run.checkpoints / name,
@@ -224,30 +263,65 @@ class Trainer:
       show=self.show,
       stop=self.stop,
     )
-    shared = None if self.store is None else self.store / self._key(work)
+    shared = self._shared(work)
     if shared is not None and shared.exists():
-      self._take(shared, stage)
+      shared.take(stage)
       return {"source": "shared by another method"}
     preparation = time.monotonic() - began
     outcome, timing = work.train()
-    checkpoint.save_tree(stage, outcome, meta={"phase": phase.name})
+    checkpoint.save_tree(
+      stage, outcome, meta={"phase": phase.name, "steps": steps}
+    )
     if shared is not None:
-      self._give(stage, shared)
+      shared.give(stage)
     return {**timing, "preparation_seconds": round(preparation, 3)}
 
-  def _program(self, phase, state, best, frozen, source) -> Program:
+  def _with_targets(
+    self, phase: Phase, given: Tree, source: ArraySource
+  ) -> ArraySource:
+    if not phase.targets or not self.settings.cache_targets:
+      return source
+    return cache_targets(
+      self.method,
+      phase,
+      given,
+      source,
+      batch_size=self.settings.target_batch_size,
+      placement=self.placement,
+    )
+
+  def _shared(self, work: PhaseRun) -> Shared | None:
+    """Where methods share the outcome; host functions have no digest."""
+    if self.store is None or work.phase.after_epoch is not None:
+      return None
+    key = key_of_phase(work, self.splits.validation)
+    return Shared(self.store / key, self.run, self._offset)
+
+  def _after_epoch(self, phase: Phase, state: State, epoch: int) -> State:
+    """The state with the memory that the method's host function left."""
+    trees = (
+      {**before, **after}
+      for before, after in zip(
+        self._variables, (state.params, state.collections), strict=True
+      )
+    )
+    host = self._host(phase, *trees, dict(state.memory), epoch)
+    phase.after_epoch(host)
+    return state.replace(memory=checked(state.memory, host.memory))
+
+  def _program(self, phase, state, best, given, found, epoch) -> Program:
     programs = self.programs.phases
     if phase.name not in programs:
-      batch = next(pipeline.batches(source, self.batch_size))
+      batch = next(join(found))
       programs[phase.name] = build(
         self.method,
         phase,
         state=state,
         best=best,
-        frozen=frozen,
+        frozen=given,
         batch=self.placement.put_batch(batch),
         validation_batch=next(iter(self._validation_batches())),
-        steps_per_epoch=self._steps_per_epoch(phase),
+        steps_per_epoch=epoch,
         placement=self.placement,
       )
     return programs[phase.name]
@@ -262,99 +336,3 @@ class Trainer:
     if self._on_device is None:
       self._on_device = [self.placement.put_batch(batch) for batch in host]
     return self._on_device
-
-  def _stream_seed(self, phase: Phase) -> int:
-    key = key_of(self._rng, f"stream/{phase.name}")
-    return int(jax.random.bits(key, dtype=np.uint32))
-
-  # Sharing finished phases; their lines of metrics travel with them.
-
-  def _key(self, work: PhaseRun) -> str:
-    """Digest of everything that decides a phase's outcome and record."""
-    parts = (
-      work.name,
-      work.program.fingerprint,
-      checkpoint.tree_digest({"state": work.state, "frozen": work.frozen}),
-      pipeline.fingerprint(work.source),
-      pipeline.fingerprint(self.splits.validation),
-      (work.stream_seed, work.batch_size, work.steps, work.steps_per_epoch),
-      self.settings.evaluation_batch_size,
-      self.settings.log_every_steps,
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-  def _take(self, shared: Path, stage: Path) -> None:
-    end = lines_end(self.run.root, self._offset)
-    with Writers.resume(self.run.root, end) as writers:
-      for line in files.read_json(shared / "lines.json"):
-        writers.write(**{**line, "step": line["step"] + self._offset})
-      writers.offset()
-    files.copy_folder(shared / "outcome", stage)
-
-  def _give(self, stage: Path, shared: Path) -> None:
-    lines = files.read_lines(
-      self.run.metrics, start=lines_end(self.run.root, self._offset)
-    )
-    building = shared.with_suffix(".building")
-    shutil.rmtree(building, ignore_errors=True)
-    files.copy_folder(stage, building / "outcome")
-    files.write_json(
-      building / "lines.json",
-      [{**line, "step": line["step"] - self._offset} for line in lines],
-    )
-    building.rename(shared)
-
-
-@dataclasses.dataclass
-class Predictor:
-  """Runs a method's predictors; compiled once for all seeds.
-
-  Attributes:
-    method: the method.
-    placement: on which devices.
-    batch_size: examples in a batch.
-  """
-
-  method: Method
-  placement: Placement
-  batch_size: int
-
-  def __post_init__(self):
-    """Makes the jitted function."""
-
-    def run(params, collections, memory, batch):
-      nets = Nets(self.method.roles, params, collections, memory=memory)
-      outputs = self.method.outputs(nets, batch)
-      self._names = tuple(outputs)  # jit would sort a dict by name
-      logits = [output.logits for output in outputs.values()]
-      return logits, dict(self.method.measure(nets, batch))
-
-    self._run = jax.jit(run)
-
-  def __call__(
-    self, fitted: Fitted, source: ArraySource
-  ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Runs over a source.
-
-    Args:
-      fitted: the method's variables.
-      source: N examples.
-
-    Returns:
-      Logits [N, ..., C] by predictor, in the method's order, and further
-      measures [N] by name.
-    """
-    variables = (
-      dict(fitted.params),
-      dict(fitted.collections),
-      dict(fitted.memory),
-    )
-    variables = jax.device_put(variables, self.placement.of(variables))
-    parts = [
-      jax.device_get(self._run(*variables, self.placement.put_batch(batch)))
-      for batch in pipeline.batches(source, self.batch_size)
-    ]
-    logits, measures = jax.tree.map(
-      lambda *rows: np.concatenate(rows)[: len(source)], *parts
-    )
-    return dict(zip(self._names, logits, strict=True)), measures

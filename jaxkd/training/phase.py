@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxkd.data import pipeline
-from jaxkd.data.source import ArraySource
+from jaxkd.data.pipeline import Feed
 from jaxkd.errors import ConfigError, NonFinite, Preempted, StorageError
+from jaxkd.method import Phase
 from jaxkd.parallel import Placement
 from jaxkd.training.checkpoint import Checkpoints
+from jaxkd.training.feeds import join
 from jaxkd.training.history import History
 from jaxkd.training.program import Program
 from jaxkd.training.progress import Progress
@@ -113,18 +114,17 @@ class PhaseRun:
   """What one phase needs to train.
 
   Attributes:
-    name: of the phase.
+    phase: the phase.
     label: shown beside the progress.
     program: its compiled functions.
     state: where it starts, placed.
     best: the snapshot before any validation, placed; None without one.
     frozen: trees of the frozen roles, placed.
-    source: the training examples, cached targets among their entries.
+    feeds: the streams of examples, cached targets among their entries.
     validation: makes one pass over the placed validation batches.
+    after_epoch: `(state, epoch) -> state`, the method's host function.
     steps: length.
     steps_per_epoch: steps between validations.
-    batch_size: examples in a step.
-    stream_seed: decides the order of examples.
     offset: steps made in earlier phases.
     directory: of the run's record.
     checkpoints: folder of the phase's checkpoints.
@@ -134,18 +134,17 @@ class PhaseRun:
     stop: whether the process was asked to stop.
   """
 
-  name: str
+  phase: Phase
   label: str
   program: Program
   state: State
   best: Best | None
   frozen: Tree
-  source: ArraySource
+  feeds: Mapping[str, Feed]
   validation: Callable[[], Iterable[Mapping[str, jax.Array]]]
+  after_epoch: Callable[[State, int], State]
   steps: int
   steps_per_epoch: int
-  batch_size: int
-  stream_seed: int
   offset: int
   directory: Path
   checkpoints: Path
@@ -162,7 +161,7 @@ class PhaseRun:
       `memory`), and the time it took.
     """
     settings = self.settings
-    self._stream = self._new_stream()
+    self._stream = join(self.feeds)
     with Checkpoints(
       self.checkpoints, keep=settings.keep_checkpoints
     ) as self._saved:
@@ -178,10 +177,10 @@ class PhaseRun:
         self._history = History(
           self._writers,
           bar,
-          phase=self.name,
+          phase=self.phase.name,
           offset=self.offset,
           every=settings.log_every_steps,
-          examples=self.batch_size,
+          examples=self._batch_size,
           diagnose=self._diagnose,
           sums=sums,
         )
@@ -196,13 +195,12 @@ class PhaseRun:
       "seconds": round(seconds, 3),
       "compile_seconds": round(self.program.seconds, 3),
       "steps": steps,
-      "examples_per_second": round(steps * self.batch_size / seconds, 1),
+      "examples_per_second": round(steps * self._batch_size / seconds, 1),
     }
 
-  def _new_stream(self):
-    return pipeline.stream(
-      self.source, batch_size=self.batch_size, seed=self.stream_seed
-    )
+  @property
+  def _batch_size(self) -> int:
+    return sum(feed.batch_size for feed in self.feeds.values())
 
   def _restore(self) -> tuple[int, Any]:
     restored = self._saved.restore(
@@ -215,7 +213,7 @@ class PhaseRun:
 
   def _compile(self, bar: Progress) -> None:
     if not self.program.seconds:
-      bar.note(f"compiling phase {self.name} ...")
+      bar.note(f"compiling phase {self.phase.name} ...")
       self.program.compile()
       seconds = self.program.seconds
       bar.note(f"compiled in {seconds:.1f} s", seconds=seconds)
@@ -226,9 +224,10 @@ class PhaseRun:
     batch = self.placement.put_batch(next(self._stream))
     self.state, metrics = self.program.step(self.state, self.frozen, batch)
     self._history.train(step, epoch, metrics, last=last)
-    if self.best is not None and (
-      last or (step + 1) % self.steps_per_epoch == 0
-    ):
+    ends = last or (step + 1) % self.steps_per_epoch == 0
+    if ends and self.phase.after_epoch is not None:
+      self.state = self.after_epoch(self.state, epoch)
+    if ends and self.best is not None:
       sums = self._validate()
       self._history.validation(step, epoch, sums)
       self.best = self.program.keep_best(self.best, self.state, sums["loss"])
@@ -239,8 +238,8 @@ class PhaseRun:
       if stop:
         self._saved.wait()
         raise Preempted(
-          f"stopped after step {step + 1} of phase {self.name!r} as asked; "
-          "its state is saved, the same command resumes"
+          f"stopped after step {step + 1} of phase {self.phase.name!r} as "
+          "asked; its state is saved, the same command resumes"
         )
 
   def _validate(self) -> Any:
@@ -258,7 +257,7 @@ class PhaseRun:
       step,
       {"state": self.state, "best": self.best},
       stream=self._stream,
-      meta={"phase": self.name, "sums": sums},
+      meta={"phase": self.phase.name, "sums": sums},
     )
 
   def _outcome(self) -> Tree:
@@ -266,12 +265,12 @@ class PhaseRun:
     return {
       "params": final.params,
       "collections": final.collections,
-      "memory": self.state.memory,
+      "memory": final.memory,
     }
 
   def _diagnose(self, step: int, means: Mapping[str, float]) -> NonFinite:
     """The error that names what was not finite at a step."""
-    stream = self._new_stream()
+    stream = join(self.feeds)
     batch = next(b for n, b in enumerate(stream) if n == step)
     found = []
     for name, rows in batch.items():
@@ -285,7 +284,7 @@ class PhaseRun:
       self._saved.wait()
     saved = self._saved.latest
     return NonFinite(
-      f"phase {self.name!r}, step {step}: "
+      f"phase {self.phase.name!r}, step {step}: "
       + ("; ".join(found) + " not finite" if found else "a loss or parameter")
       + (" is" if found else " is not finite, though the data are")
       + f". Metrics of the step: {terms}. Nothing of it was kept; last "

@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxkd.data.source import Splits
 from jaxkd.method import Method, Phase
 from jaxkd.parallel import Placement
 from jaxkd.roles import Nets, Usage, usage
+from jaxkd.training.feeds import examples
 from jaxkd.training.state import Best, State
 from jaxkd.training.step import Metrics, make_step
 
@@ -81,6 +83,7 @@ def keep_best(best: Best, state: State, loss: tuple[Array, Array]) -> Best:
     seen=seen,
     params=jax.tree.map(choose, best.params, state.params),
     collections=jax.tree.map(choose, best.collections, state.collections),
+    memory=jax.tree.map(choose, best.memory, state.memory),
   )
 
 
@@ -154,16 +157,19 @@ class Programs:
   Attributes:
     method: the method.
     phases: programs by phase.
+    host: compiled functions of host functions.
   """
 
   method: Method
   phases: dict[str, Program] = dataclasses.field(default_factory=dict)
+  host: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
   _usage: Usage | None = None
 
-  def usage(self, batch: Mapping[str, Any]) -> Usage:
+  def usage(self, splits: Splits, batch_size: int) -> Usage:
     """How the method uses its roles, traced at the first call."""
     if self._usage is None:
-      self._usage = usage(self.method, batch)
+      seen = examples(self.method, splits, batch_size)
+      self._usage = usage(self.method, *seen)
     return self._usage
 
 

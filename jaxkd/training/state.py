@@ -9,7 +9,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from jaxkd.method import Method, Phase, split_params
+from jaxkd.method import Method, Phase
+from jaxkd.params import split_params
 from jaxkd.roles import key_of
 
 Array = jax.Array
@@ -43,7 +44,7 @@ class State:
 
 @flax.struct.dataclass
 class Best:
-  """The trained roles where the validation loss was lowest.
+  """The trained roles and the memory where the validation loss was lowest.
 
   Attributes:
     loss: that loss, float32; inf before the first validation.
@@ -51,6 +52,7 @@ class Best:
     seen: validations made so far, int32.
     params: parameters by role.
     collections: collections by role.
+    memory: what the method keeps between steps, by name.
   """
 
   loss: Array
@@ -58,6 +60,7 @@ class Best:
   seen: Array
   params: Mapping[str, Tree]
   collections: Mapping[str, Tree]
+  memory: Mapping[str, Tree]
 
   @classmethod
   def of(cls, state: State) -> Best:
@@ -68,6 +71,7 @@ class Best:
       seen=jnp.int32(0),
       params=jax.tree.map(jnp.copy, state.params),
       collections=jax.tree.map(jnp.copy, state.collections),
+      memory=jax.tree.map(jnp.copy, state.memory),
     )
 
 
@@ -76,23 +80,20 @@ def create(
   phase: Phase,
   variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
   *,
-  used: tuple[str, ...],
   rng: Array,
   memory: Mapping[str, Tree],
-) -> tuple[State, Mapping[str, Mapping[str, Tree]]]:
-  """Builds the state of a phase and the frozen trees beside it.
+) -> State:
+  """Builds the state of a phase.
 
   Args:
     method: the method.
     phase: one of its phases.
     variables: parameters and collections by role.
-    used: the roles that the phase runs.
     rng: the run's typed key; the phase's name is folded in.
     memory: what the method kept from the phase before.
 
   Returns:
-    The state, and `{"params", "collections"}` of the roles that this phase
-    runs but does not train.
+    The state.
   """
   params, collections = variables
   trained = phase.trains(tuple(method.roles))
@@ -100,7 +101,7 @@ def create(
   for update in phase.updates:
     chosen, _ = split_params(params, update.trainable)
     optimizer[update.name] = update.optimizer.init(chosen)
-  state = State(
+  return State(
     step=jnp.int32(0),
     failed=jnp.int32(-1),
     rng=key_of(rng, f"phase/{phase.name}"),
@@ -109,9 +110,28 @@ def create(
     optimizer=optimizer,
     memory=dict(memory),
   )
-  given = [role for role in used if role not in trained]
-  frozen = {
-    "params": {role: params[role] for role in given},
-    "collections": {role: collections[role] for role in given},
+
+
+def frozen(
+  method: Method,
+  phase: Phase,
+  variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
+  *,
+  used: tuple[str, ...],
+) -> dict[str, dict[str, Tree]]:
+  """The variables that a phase reads and does not train.
+
+  Args:
+    method: the method.
+    phase: one of its phases.
+    variables: parameters and collections by role.
+    used: the roles that the phase runs.
+
+  Returns:
+    `{"params", "collections"}` by role.
+  """
+  trained = phase.trains(tuple(method.roles))
+  return {
+    kind: {role: trees[role] for role in used if role not in trained}
+    for kind, trees in zip(("params", "collections"), variables, strict=True)
   }
-  return state, frozen

@@ -21,12 +21,10 @@ from jaxkd.method import (
   Phase,
   Step,
   Update,
-  merge_params,
-  split_params,
 )
-from jaxkd.roles import Nets, key_of
+from jaxkd.params import merge_params, split_params
+from jaxkd.roles import Nets, key_of, with_targets
 from jaxkd.training.state import State
-from jaxkd.training.targets import with_targets
 
 Array = jax.Array
 Frozen = Mapping[str, Mapping[str, Any]]
@@ -50,7 +48,8 @@ def make_step(
 
   def step(state: State, frozen: Frozen, batch: Batch):
     now = Step(index=state.step, epoch=state.step // steps_per_epoch)
-    batch = with_targets(method, phase, frozen, batch)
+    nets = Nets(method.roles, frozen["params"], frozen["collections"])
+    batch = with_targets(phase, nets, batch)
     metrics: Metrics = {}
     finite = jnp.bool_(True)
     new = state
@@ -150,6 +149,12 @@ def _update(method, update, state, frozen, batch, now):
       "its loss stands"
     )
   metrics = {update.name: (total, weight), **metrics}
+  if update.remember is not None:
+    means = {
+      name: part[0] / jnp.maximum(part[1], jnp.finfo(jnp.float32).tiny)
+      for name, part in jax.lax.stop_gradient(metrics).items()
+    }
+    memory = {**memory, **update.remember(memory, means, now)}
   new = state.replace(
     params=merge_params(trained, rest),
     collections=collections,
@@ -160,16 +165,16 @@ def _update(method, update, state, frozen, batch, now):
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
-  size = len(jax.tree.leaves(batch)[0])
-  if size % parts:
-    raise ConfigError(
-      f"accumulate={parts}: the batch of {size} cannot be split evenly"
-    )
+  for size in {len(rows) for rows in batch.values()}:  # of every stream
+    if size % parts:
+      raise ConfigError(
+        f"accumulate={parts}: the batch of {size} cannot be split evenly"
+      )
   if parts == 1:
     return [batch]
-  width = size // parts
+  widths = {name: len(rows) // parts for name, rows in batch.items()}
   return [
-    {k: v[n * width : (n + 1) * width] for k, v in batch.items()}
+    {k: v[n * widths[k] : (n + 1) * widths[k]] for k, v in batch.items()}
     for n in range(parts)
   ]
 

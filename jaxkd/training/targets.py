@@ -15,28 +15,11 @@ import numpy as np
 
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
-from jaxkd.method import Batch, Method, Phase
+from jaxkd.method import Method, Phase
 from jaxkd.parallel import Placement
 from jaxkd.roles import Nets
 
 Frozen = Mapping[str, Mapping[str, Any]]
-
-
-def with_targets(
-  method: Method, phase: Phase, frozen: Frozen, batch: Batch
-) -> Batch:
-  """Adds the phase's targets to a batch, unless they came with it."""
-  missing = [name for name in phase.targets if name not in batch]
-  if not missing:
-    return batch
-  nets = Nets(method.roles, frozen["params"], frozen["collections"])
-  return {
-    **batch,
-    **{
-      name: jax.lax.stop_gradient(phase.targets[name](nets, batch))
-      for name in missing
-    },
-  }
 
 
 def cache_targets(
@@ -64,8 +47,8 @@ def cache_targets(
 
   @jax.jit
   def compute(frozen, batch):
-    full = with_targets(method, phase, frozen, batch)
-    return {name: full[name] for name in phase.targets}
+    nets = Nets(method.roles, frozen["params"], frozen["collections"])
+    return {name: fn(nets, batch) for name, fn in phase.targets.items()}
 
   parts = [
     jax.device_get(compute(frozen, placement.put_batch(batch)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxkd.data import ArraySource, pipeline
+from jaxkd.data.pipeline import Feed
 from jaxkd.errors import ConfigError
 
 
@@ -16,10 +17,13 @@ def source(count: int = 10) -> ArraySource:
   return ArraySource({"image": values[:, None], "label": np.arange(count) % 3})
 
 
+def stream(examples, *, batch_size=4, seed=0, **options):
+  return pipeline.stream(Feed(examples, batch_size, seed), **options)
+
+
 def indices(steps: int, count: int = 10, **options) -> np.ndarray:
   """Returns the example numbers [steps, batch] of a fresh stream."""
-  options = {"batch_size": 4, "seed": 0, **options}
-  iterator = pipeline.stream(source(count), **options)
+  iterator = stream(source(count), **options)
   return np.stack([next(iterator)["index"] for _ in range(steps)])
 
 
@@ -31,7 +35,7 @@ def assert_same(left: dict, right: dict):
 
 
 def test_every_epoch_shows_every_example_exactly_once():
-  iterator = pipeline.stream(source(), batch_size=4, seed=0)
+  iterator = pipeline.stream(Feed(source(), 4, 0))
   for _ in range(5):
     epoch = [next(iterator) for _ in range(3)]
     seen = np.concatenate([b["index"][b["mask"] == 1] for b in epoch])
@@ -39,7 +43,7 @@ def test_every_epoch_shows_every_example_exactly_once():
 
 
 def test_the_last_batch_wraps_around_to_the_first_with_mask_zero():
-  iterator = pipeline.stream(source(), batch_size=4, seed=0)
+  iterator = pipeline.stream(Feed(source(), 4, 0))
   first, _, last = (next(iterator) for _ in range(3))
   np.testing.assert_array_equal(last["mask"], [1, 1, 0, 0])
   np.testing.assert_array_equal(last["index"][2:], first["index"][:2])
@@ -47,13 +51,13 @@ def test_the_last_batch_wraps_around_to_the_first_with_mask_zero():
 
 
 def test_a_batch_larger_than_the_data_repeats_it_masked():
-  batch = next(pipeline.stream(source(3), batch_size=8, seed=0))
+  batch = next(pipeline.stream(Feed(source(3), 8, 0)))
   np.testing.assert_array_equal(batch["mask"], [1] * 3 + [0] * 5)
   np.testing.assert_array_equal(batch["index"][:3], batch["index"][3:6])
 
 
 def test_entries_of_a_batch_belong_to_the_same_example():
-  batch = next(pipeline.stream(source(), batch_size=4, seed=0))
+  batch = next(pipeline.stream(Feed(source(), 4, 0)))
   np.testing.assert_array_equal(batch["image"][:, 0], batch["index"])
   np.testing.assert_array_equal(batch["label"], batch["index"] % 3)
 
@@ -95,30 +99,28 @@ def test_parts_of_all_processes_concatenate_to_the_single_batch():
 
 def test_masks_of_all_processes_concatenate_to_the_single_mask():
   streams = [
-    pipeline.stream(
-      source(5), batch_size=6, seed=0, process_index=p, process_count=2
-    )
+    stream(source(5), batch_size=6, process_index=p, process_count=2)
     for p in range(2)
   ]
-  mask = np.concatenate([next(stream)["mask"] for stream in streams])
+  mask = np.concatenate([next(each)["mask"] for each in streams])
   np.testing.assert_array_equal(mask, [1, 1, 1, 1, 1, 0])
 
 
 def test_a_fresh_iterator_resumes_at_every_position():
-  iterator = pipeline.stream(source(), batch_size=4, seed=5)
+  iterator = pipeline.stream(Feed(source(), 4, 5))
   states, expected = [], []
   for _ in range(10):
     states.append(json.loads(json.dumps(iterator.get_state())))
     expected.append(next(iterator))
   for position, state in enumerate(states):
-    resumed = pipeline.stream(source(), batch_size=4, seed=5)
+    resumed = pipeline.stream(Feed(source(), 4, 5))
     resumed.set_state(state)
     for batch in expected[position:]:
       assert_same(next(resumed), batch)
 
 
 def test_a_used_iterator_goes_back_to_a_position():
-  iterator = pipeline.stream(source(), batch_size=4, seed=5)
+  iterator = pipeline.stream(Feed(source(), 4, 5))
   next(iterator)
   state = iterator.get_state()
   expected = [next(iterator) for _ in range(5)]
@@ -131,11 +133,12 @@ RESUME = """
 import json, sys
 import numpy as np
 from jaxkd.data import ArraySource, pipeline
+from jaxkd.data.pipeline import Feed
 values = np.arange(10, dtype=np.float32)
 source = ArraySource({"image": values[:, None], "label": np.arange(10) % 3})
 found = []
 for state in json.loads(sys.argv[1]):
-  iterator = pipeline.stream(source, batch_size=4, seed=5)
+  iterator = pipeline.stream(Feed(source, 4, 5))
   iterator.set_state(state)
   found.append([next(iterator)["index"].tolist() for _ in range(4)])
 print(json.dumps(found))
@@ -143,7 +146,7 @@ print(json.dumps(found))
 
 
 def test_a_new_process_resumes_at_every_position():
-  iterator = pipeline.stream(source(), batch_size=4, seed=5)
+  iterator = pipeline.stream(Feed(source(), 4, 5))
   states, order = [], []
   for _ in range(12):
     states.append(iterator.get_state())
@@ -159,13 +162,51 @@ def test_a_new_process_resumes_at_every_position():
 
 
 def test_a_position_holds_for_another_number_of_processes():
-  single = pipeline.stream(source(), batch_size=4, seed=5)
+  single = pipeline.stream(Feed(source(), 4, 5))
   next(single)
-  half = pipeline.stream(
-    source(), batch_size=4, seed=5, process_index=1, process_count=2
-  )
+  half = stream(source(), seed=5, process_index=1, process_count=2)
   half.set_state(single.get_state())
   np.testing.assert_array_equal(next(half)["index"], next(single)["index"][2:])
+
+
+def test_streams_beside_keep_their_own_epochs_and_names():
+  beside = {"few": Feed(source(3), 2, 1)}
+  joined = pipeline.stream(Feed(source(), 4, 5), beside=beside)
+  alone, few = stream(source(), seed=5), stream(source(3), batch_size=2, seed=1)
+  for _ in range(5):
+    batch, main, other = next(joined), next(alone), next(few)
+    assert_same(
+      batch, {**main, **{f"few/{name}": rows for name, rows in other.items()}}
+    )
+
+
+def test_processes_share_every_stream_alike():
+  beside = {"few": Feed(source(4), 2, 1)}
+  whole = next(pipeline.stream(Feed(source(), 4, 5), beside=beside))
+  parts = [
+    next(
+      pipeline.stream(
+        Feed(source(), 4, 5),
+        beside=beside,
+        process_index=p,
+        process_count=2,
+      )
+    )
+    for p in range(2)
+  ]
+  for name in ("index", "few/index"):
+    joined = np.concatenate([part[name] for part in parts])
+    np.testing.assert_array_equal(joined, whole[name])
+
+
+def test_a_subset_keeps_the_numbers_of_its_examples():
+  chosen = source().subset([7, 2, 2])
+  assert len(chosen) == 3
+  rows = chosen.take([0, 1, 2])
+  np.testing.assert_array_equal(rows["index"], [7, 2, 2])
+  np.testing.assert_array_equal(rows["image"][:, 0], [7, 2, 2])
+  with pytest.raises(ConfigError, match="a subset of 0 examples"):
+    source().subset([])
 
 
 def test_an_ordered_pass_shows_all_examples_then_padding():
@@ -196,7 +237,7 @@ def test_an_epoch_has_the_rounded_up_number_of_batches(batch_size, steps):
 )
 def test_wrong_arguments_are_refused_by_name(options, message):
   with pytest.raises(ConfigError, match=message):
-    pipeline.stream(source(), **{"batch_size": 4, "seed": 0, **options})
+    stream(source(), **options)
 
 
 def variants() -> dict[str, ArraySource]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxkd.data import pipeline, tfds
+from jaxkd.data.pipeline import Feed
 from jaxkd.errors import RefusedInput
 
 library = pytest.importorskip("tensorflow_datasets")
@@ -79,7 +80,7 @@ def test_a_prepared_dataset_is_read_back_exactly(folder):
 
 def test_a_read_dataset_streams_in_batches(folder):
   source = tfds.load("tiny_pairs", "train", folder=folder)
-  iterator = pipeline.stream(source, batch_size=4, seed=0)
+  iterator = pipeline.stream(Feed(source, 4, 0))
   epoch = [next(iterator) for _ in range(2)]
   seen = np.concatenate([b["image"][b["mask"] == 1][:, 0, 0] for b in epoch])
   assert sorted(seen) == list(range(7))

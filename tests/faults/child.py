@@ -22,7 +22,7 @@ def at_step(name, step):
 
   def patched(self, now):
     make_step(self, now)
-    if self.name == name and now == step:
+    if self.phase.name == name and now == step:
       die()
 
   phase.PhaseRun._step = patched

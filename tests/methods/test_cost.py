@@ -58,8 +58,11 @@ def _stage_three(kind, accumulate_masks=True):
   def start():
     rng, phase = jax.random.key(0), method.phases[-1]
     variables = initialise(method, rng, found.inputs)
-    options = {"used": found.roles[phase.name], "rng": rng, "memory": {}}
-    return states.create(method, phase, variables, **options)
+    used = found.roles[phase.name]
+    return (
+      states.create(method, phase, variables, rng=rng, memory={}),
+      states.frozen(method, phase, variables, used=used),
+    )
 
   return method, *jax.eval_shape(start), batch
 

@@ -171,14 +171,17 @@ def begin(method: Method, batch: Mapping[str, Any], *, phase: int = 0):
   found = usage(method, batch)
   chosen = method.phases[phase]
   rng = jax.random.key(0)
-  return states.create(
+  chosen = chosen.planned(steps_per_epoch=4)
+  variables = initialise(method, rng, found.inputs)
+  state = states.create(
     method,
     chosen,
-    initialise(method, rng, found.inputs),
-    used=found.roles[chosen.name],
+    variables,
     rng=rng,
-    memory=method.memory,
+    memory=chosen.remembers(method.memory),
   )
+  used = found.roles[chosen.name]
+  return state, states.frozen(method, chosen, variables, used=used)
 
 
 def quiet(total_steps: int, label: str, *, start: int = 0) -> Progress:

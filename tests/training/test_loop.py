@@ -15,8 +15,8 @@ from jaxkd.errors import ConfigError, NonFinite, Preempted, RefusedInput
 from jaxkd.method import Loss, label_loss
 from jaxkd.network import NNX, Network
 from jaxkd.parallel import Mesh, Placement
-from jaxkd.training.loop import Predictor
 from jaxkd.training.phase import Settings, Stop
+from jaxkd.training.predictor import Predictor
 from tests.methods import toys
 from tests.test_network import Stack
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,6 +57,47 @@ def _taid() -> Iterator[Check]:
       "aux_intermediate_probs",
       "",
     )
+
+
+def _schedule() -> Iterator[Check]:
+  """Steps finished are a number there; the state after every step."""
+  outputs = ("out_t", "out_momentum")
+  for case, arrays in golden_tools.cases("taid__schedule").items():
+    total = int(arrays["param_num_train_steps"])
+    options = {
+      "start": float(arrays["param_t_start"]),
+      "end": float(arrays["param_t_end"]),
+      "rate": float(arrays["param_alpha"]),
+      "decay": float(arrays["param_beta"]),
+      "adaptive": not arrays["param_disable_adaptive"],
+    }
+
+    def replayed(values, steps, total=total, options=options):
+      def step(state, given):
+        loss, number = given
+        state = losses.advance_share(
+          state, loss, progress=number / total, **options
+        )
+        return state, (state.share, state.momentum)
+
+      first = losses.TeacherShare.create(options["start"])
+      return jax.lax.scan(step, first, (values, steps))[1]
+
+    for place, output in enumerate(outputs):
+      yield Check(
+        loss="advance_share",
+        source=f"{TAID} taid.py:TAID.update_t",
+        name=f"taid__schedule/{case}/{output}",
+        call=lambda values, steps, replayed=replayed, place=place: replayed(
+          values, steps
+        )[place],
+        inputs={
+          "values": arrays["in_losses"],
+          "steps": arrays["in_global_step"],
+        },
+        value=arrays[output],
+        rtol=0.0,
+      )
 
 
 def _misaligned(student, teacher, where, head_mass):
@@ -179,8 +221,9 @@ def _dkd() -> Iterator[Check]:
 
 
 def checks() -> Iterator[Check]:
-  """TAID's loss and the suite it is compared with."""
+  """TAID's loss and schedule, and the suite it is compared with."""
   yield from _taid()
+  yield from _schedule()
   yield from _suite()
   yield from _ctkd()
   yield from _dkd()

@@ -1,0 +1,154 @@
+"""PCoreSet: rounds, what is picked, students that start anew."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkd import nets, selection
+from jaxkd.data.source import Splits
+from jaxkd.errors import ConfigError, Preempted
+from jaxkd.methods import PCoreSet
+from jaxkd.network import Network
+from jaxkd.roles import Nets
+from jaxkd.training.phase import Stop
+from tests.methods import toys
+
+
+def splits():
+  return Splits(
+    train=toys.source(24, 0),
+    validation=toys.source(10, 1),
+    test=toys.source(8, 2),
+  )
+
+
+def pcoreset(**options):
+  head = nets.DualHead(
+    backbone=nets.MLP(features=(8, 6)), num_classes=toys.CLASSES
+  )
+  defaults = {
+    "student": Network(head),
+    "teacher": toys.mlp(),
+    "examples": 24,
+    "num_classes": 4,
+    "query": 3,
+    "rounds": 2,
+    "steps": 4,
+    "teacher_steps": 3,
+    "lr": 1e-2,
+  }
+  return PCoreSet(**{**defaults, **options})
+
+
+def fit(folder, method=None, **options):
+  trainer = toys.trainer(
+    method or pcoreset(), folder, splits=splits(), **options
+  )
+  return trainer, trainer.fit()
+
+
+def labelled_after(folder, rounds):
+  """Which examples have a label after so many rounds."""
+  _, fitted = fit(folder / str(rounds), pcoreset(rounds=rounds))
+  return np.asarray(fitted.memory["labelled"])
+
+
+def test_labels_grow_by_the_query_from_one_of_every_class(tmp_path):
+  train, before = splits().train.arrays["label"], None
+  for rounds in range(3):
+    labelled = labelled_after(tmp_path, rounds)
+    assert labelled.sum() == 4 + 3 * rounds
+    if rounds == 0:
+      assert sorted(train[labelled]) == [0, 1, 2, 3]
+    else:
+      assert np.all(labelled[before])
+    before = labelled
+
+
+def test_queries_cover_the_students_own_probabilities(tmp_path):
+  before = labelled_after(tmp_path, 0)
+  trainer, fitted = fit(tmp_path / "run", pcoreset(rounds=1))
+  rows = trainer.splits.train.take(np.arange(24))
+  found = Nets(
+    trainer.method.roles, fitted.params, memory=trainer.method.memory
+  )
+  value = found.round_0(rows).value
+  p = 0.5 * jax.nn.softmax(value["labels"])
+  p = np.asarray(p + 0.5 * jax.nn.softmax(value["teacher"]))
+  picked, pool = [], np.flatnonzero(~before)
+  for _ in range(3):  # one after the other, each a centre for the next
+    centres = p[np.concatenate([np.flatnonzero(before), picked]).astype(int)]
+    apart = np.linalg.norm(p[pool, None] - centres[None], axis=-1).min(1)
+    picked.append(pool[apart.argmax()])
+    pool = pool[pool != picked[-1]]
+  new = np.flatnonzero(np.asarray(fitted.memory["labelled"]) & ~before)
+  assert set(new) == set(picked)
+
+
+def test_every_student_starts_from_the_same_tree(tmp_path):
+  method = pcoreset(steps=1, lr=0.0)
+  trainer, fitted = fit(tmp_path, method)
+  first = trainer._start()[0]["round_0"]
+  for name in ("round_0", "round_1", "student"):
+    jax.tree.map(np.testing.assert_array_equal, fitted.params[name], first)
+
+
+def test_the_streams_of_a_round_are_what_has_a_label_and_what_has_none():
+  phase = pcoreset().phases[-1]
+  memory = {"labelled": jnp.arange(24) < 5}
+  np.testing.assert_array_equal(phase.stream.rows(memory), np.arange(5))
+  rows = phase.beside["unlabelled"].rows(memory)
+  np.testing.assert_array_equal(rows, np.arange(5, 24))
+
+
+@pytest.mark.parametrize("after", [5, 7, 11, 12])
+def test_a_run_resumes_between_rounds_and_inside_them(tmp_path, after):
+  _, whole = fit(tmp_path / "whole")
+  with pytest.raises(Preempted):
+    fit(tmp_path / "cut", stop=Stop(after=after))
+  _, resumed = fit(tmp_path / "cut")
+  for kind in ("params", "memory"):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      getattr(resumed, kind),
+      getattr(whole, kind),
+    )
+
+
+@pytest.mark.parametrize(
+  "strategy", ["coreset", "uncertainty", "badge", "class_balanced", "random"]
+)
+def test_other_strategies_pick_as_many(tmp_path, strategy):
+  _, fitted = fit(tmp_path, pcoreset(strategy=strategy, rounds=1))
+  assert fitted.memory["labelled"].sum() == 7
+
+
+def test_labels_alone_need_no_teacher_in_the_loss(tmp_path):
+  method = pcoreset(teacher_weight=0.0, rounds=0)
+  assert method.phases[-1].targets == {}
+  trainer, fitted = fit(tmp_path, method)
+  rows = trainer.splits.test.take(np.arange(8))
+  found = Nets(method.roles, fitted.params, memory=fitted.memory)
+  np.testing.assert_allclose(
+    method.predict(found, rows).logits,
+    jax.nn.log_softmax(found.student(rows).value["labels"]),
+    rtol=1e-5,
+  )
+
+
+def test_a_pool_of_another_size_is_refused(tmp_path):
+  with pytest.raises(ConfigError, match="examples=30: the pool has 24"):
+    fit(tmp_path, pcoreset(examples=30))
+
+
+def test_an_unknown_strategy_is_refused():
+  with pytest.raises(ConfigError, match="strategy='best': expected one of"):
+    pcoreset(strategy="best")
+
+
+def test_starting_centres_decide_the_first_pick():
+  pool = jnp.asarray([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+  for centre, first in (([1.0, 0.0], 2), ([0.0, 1.0], 0)):
+    picks = selection.probability_coreset(pool, jnp.asarray([centre]), count=1)
+    assert picks[0] == first
