@@ -72,6 +72,7 @@ def test_the_result_has_one_value_per_example_or_is_a_scalar(name):
   assert values.shape == (() if entry.batch_level else (6,))
 
 
+@pytest.mark.slow  # runs every operation by itself
 @ALL
 def test_jit_changes_nothing(name):
   entry = ENTRIES[name]
@@ -81,6 +82,7 @@ def test_jit_changes_nothing(name):
   np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # compiles every loss once more
 @ALL
 def test_vmap_equals_a_loop(name):
   entry = ENTRIES[name]
@@ -105,7 +107,16 @@ def test_half_precision_is_computed_in_float32(name):
   assert _gradient(entry, student, teacher).dtype == jnp.bfloat16
 
 
-@_which(lambda entry: entry.batch_level and entry.differentiable)
+@pytest.mark.parametrize(
+  "name",
+  [
+    name
+    if name in ("dist", "pkt", "rkd", "similarity_preserving")
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name, entry in ENTRIES.items()
+    if entry.batch_level and entry.differentiable
+  ],
+)
 def test_a_batch_on_eight_devices_gives_what_one_gives(name):
   entry = ENTRIES[name]
   arrays = _arrays(entry, batch=16)

@@ -45,10 +45,17 @@ def usual(name):
 
   sys.setprofile(watch)
   try:
-    entry.call(*arrays, None)
+    jax.eval_shape(lambda *given: entry.call(*given, None), *arrays)
   finally:
     sys.setprofile(None)
-  return loss, called[0]
+  return loss, jax.tree.map(untraced, called[0])
+
+
+def untraced(x):
+  """Zeros in place of what is only traced: a shape and a type are enough."""
+  if not isinstance(x, jax.core.Tracer):
+    return x
+  return jnp.asarray(np.zeros(x.shape, x.dtype))
 
 
 def message(name, **spoilt):
