@@ -46,9 +46,9 @@ class DigitViews:
   train_size: int = 500
   validation_fraction: float = 0.2
   test_fraction: float = 0.3
-  left_noise: float = 0.2
+  left_noise: float = 0.25
   right_noise: float = 0.3
-  sums_noise: float = 0.3
+  sums_noise: float = 0.2
   batch_size: int = 32
 
   def __post_init__(self):

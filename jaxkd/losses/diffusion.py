@@ -305,7 +305,7 @@ def denoising(
 
   Needs: predictions; access white; per example.
   Checked: formula.
-  Reference: Salimans and Ho, https://arxiv.org/abs/2202.00512, Eq. 9; Gu et al.
+  Reference: Salimans and Ho, https://arxiv.org/abs/2202.00512; Gu et al.
     (BOOT), https://arxiv.org/abs/2306.05544.
   """
   return _mean_square("denoising", student, target, where)

@@ -173,10 +173,12 @@ class Head(nn.Module, kw_only=True):
 
   Attributes:
     vocabulary_size: V.
+    kernel_init: initialiser of W.
     dtype: computation type; None: float32.
   """
 
   vocabulary_size: int
+  kernel_init: initializers.Initializer
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -184,7 +186,7 @@ class Head(nn.Module, kw_only=True):
     """Returns the logits of `inputs`."""
     if table is None:
       shape = (inputs.shape[-1], self.vocabulary_size)
-      kernel = self.param("kernel", _WEIGHTS, shape, jnp.float32)
+      kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
     else:
       kernel = table.T
     inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
@@ -231,7 +233,7 @@ class CausalDecoder(nn.Module, kw_only=True):
   @nn.compact
   def __call__(self, tokens: Array, *, train: bool = False) -> Array:
     """Returns the logits of what follows every one of `tokens`."""
-    embedding = _embedding(self, tokens)
+    embedding = _embedding(self, tokens, _STDDEV)
     dropout = nn.Dropout(self.dropout, name="dropout")
     x = dropout(embedding(tokens), deterministic=not train)
     spread = _STDDEV / math.sqrt(2 * self.depth)  # 2 depth of them are added
@@ -245,7 +247,7 @@ class CausalDecoder(nn.Module, kw_only=True):
         name=f"block{number}",
       )(x, train=train)
     x = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
-    return _logits(self, x, embedding)
+    return _logits(self, x, embedding, _WEIGHTS)
 
 
 class GRU(nn.Module, kw_only=True):
@@ -333,7 +335,8 @@ class GRUDecoder(nn.Module, kw_only=True):
   @nn.compact
   def __call__(self, tokens: Array, *, train: bool = False) -> Array:
     """Returns the logits of what follows every one of `tokens`."""
-    embedding = _embedding(self, tokens)
+    spread = 1 / math.sqrt(self.width) if self.tied else 1.0
+    embedding = _embedding(self, tokens, spread)
     x = nn.Dropout(self.dropout, name="dropout")(
       embedding(tokens), deterministic=not train
     )
@@ -341,7 +344,7 @@ class GRUDecoder(nn.Module, kw_only=True):
       gru = GRU(features=self.width, dtype=self.dtype, name=f"gru{number}")
       dropout = nn.Dropout(self.dropout, name=f"dropout{number}")
       x = dropout(gru(x), deterministic=not train)
-    return _logits(self, x, embedding)
+    return _logits(self, x, embedding, initializers.fan_in_uniform())
 
 
 def _matrix(
@@ -356,7 +359,9 @@ def _matrix(
   )
 
 
-def _embedding(net: CausalDecoder | GRUDecoder, tokens: Array) -> nn.Embed:
+def _embedding(
+  net: CausalDecoder | GRUDecoder, tokens: Array, stddev: float
+) -> nn.Embed:
   """Returns the net's layer `embedding`, or raises if it cannot read."""
   if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
     raise ConfigError(
@@ -366,15 +371,23 @@ def _embedding(net: CausalDecoder | GRUDecoder, tokens: Array) -> nn.Embed:
   return nn.Embed(
     net.vocabulary_size,
     net.width,
-    embedding_init=_WEIGHTS,
+    embedding_init=jax.nn.initializers.normal(stddev),
     dtype=net.dtype,
     name="embedding",
   )
 
 
 def _logits(
-  net: CausalDecoder | GRUDecoder, inputs: Array, embedding: nn.Embed
+  net: CausalDecoder | GRUDecoder,
+  inputs: Array,
+  embedding: nn.Embed,
+  kernel_init: initializers.Initializer,
 ) -> Array:
   """Returns the output of the net's layer `head`."""
-  head = Head(vocabulary_size=net.vocabulary_size, dtype=net.dtype, name="head")
+  head = Head(
+    vocabulary_size=net.vocabulary_size,
+    kernel_init=kernel_init,
+    dtype=net.dtype,
+    name="head",
+  )
   return head(inputs, embedding.embedding if net.tied else None)

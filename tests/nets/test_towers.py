@@ -94,7 +94,8 @@ def test_several_captions_of_an_image_are_beside_each_other():
 
 def test_padding_changes_nothing_and_order_neither():
   variables = _variables(TOWERS, IMAGE, TEXT)
-  encode = lambda text: _apply(TOWERS, variables, jnp.array(text), method="encode_text"
+  encode = lambda text: _apply(
+    TOWERS, variables, jnp.array(text), method="encode_text"
   )
   short = encode([[5, 6, 7]])
   np.testing.assert_allclose(encode([[5, 6, 7, 0, 0]]), short, rtol=1e-5)
