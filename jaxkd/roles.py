@@ -82,15 +82,19 @@ class Nets:
     """The parameters of a role that has been run."""
     return self._params[role]
 
-  def replaced(self, params: Mapping[str, Tree]) -> Nets:
+  def replaced(
+    self, params: Mapping[str, Tree], *, rng: Array | None = None
+  ) -> Nets:
     """The same roles with other parameters of some of them.
 
     Changes that its runs make to collections stay with it.
 
     Args:
       params: parameters by role.
+      rng: a key for other draws than those of this step.
     """
     other = copy.copy(self)
+    other._rng = self._rng if rng is None else rng
     other._params = {**self._params, **params}
     other._calls = dict(self._calls)
     other.collections = dict(self.collections)

@@ -11,7 +11,7 @@ from jaxkd.evaluation.classification import (
 from jaxkd.evaluation.evaluation import Classification, Evaluation
 from jaxkd.evaluation.fidelity import agreement, mean_kl
 from jaxkd.evaluation.frechet import Generation, frechet_distance
-from jaxkd.evaluation.retrieval import recall_at, retrieval
+from jaxkd.evaluation.retrieval import Retrieval, recall_at, retrieval
 from jaxkd.evaluation.sequences import (
   Sequences,
   head_mass,
@@ -40,6 +40,7 @@ __all__ = [
   "Evaluation",
   "Generation",
   "PairedDifference",
+  "Retrieval",
   "Sequences",
   "accuracy",
   "agreement",

@@ -8,12 +8,13 @@ ranked first, so that scores that tell nothing apart find nothing. A score of
 nan is the lowest.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxkd.errors import RefusedInput
+from jaxkd.errors import ConfigError, RefusedInput
 
 
 def recall_at(scores: Any, relevant: Any, k: int) -> np.ndarray:
@@ -95,3 +96,49 @@ def _rank(scores: Any, relevant: Any) -> np.ndarray:
   scores = np.where(np.isnan(scores), -np.inf, scores)
   best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
   return ((scores >= best) & ~relevant).sum(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+  """Recalls both ways between images and their captions.
+
+  Predictors return a mapping with `image` [B, D] and `text` [B, K, D], rows of
+  length 1. Examples with one id share their captions, which are taken once.
+
+  Attributes:
+    ids: entry of the split with the id of what an example shows, [N].
+    at: the k's.
+  """
+
+  ids: str = "index"
+  at: tuple[int, ...] = (1, 5, 10)
+
+  def of(self, outputs: Any) -> Any:
+    """Both embeddings."""
+    return {way: outputs.value[way] for way in ("image", "text")}
+
+  def check(self, outputs: Mapping[str, Any], task: Any) -> None:
+    """Raises `ConfigError` where embeddings do not fit each other."""
+    del task
+    for name, output in outputs.items():
+      image, text = (output.value[way].shape for way in ("image", "text"))
+      if len(text) != 3 or image != (text[0], text[2]):
+        raise ConfigError(
+          f"{name} gives images {image} and texts {text}; expected [B, D] and "
+          "[B, K, D]"
+        )
+
+  def __call__(
+    self, kept: Mapping[str, Any], rows: Mapping[str, np.ndarray], task: Any
+  ) -> dict[str, dict[str, Any]]:
+    """Numbers by predictor, as `retrieval` gives them."""
+    del task
+    ids = rows[self.ids]
+    _, first = np.unique(ids, return_index=True)
+    found = {}
+    for name, both in kept.items():
+      texts = both["text"][first]
+      scores = both["image"] @ texts.reshape(-1, texts.shape[-1]).T
+      captions = np.repeat(ids[first], texts.shape[1])
+      found[name] = retrieval(scores, ids, captions, at=self.at)
+    return found

@@ -90,6 +90,7 @@ def prototype_constraint(
     ValueError: if the shapes differ.
 
   Needs: prototypes; access white; batch level.
+  Checked: erjui/PCoreSet@075a76a.
   Reference: Silva-Rodriguez et al. (CLAP), https://arxiv.org/abs/2312.12730.
   """
   checks.same("prototype_constraint", student=student, teacher=teacher)

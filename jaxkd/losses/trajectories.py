@@ -44,6 +44,7 @@ def trajectory_matching(student: Tree, teacher: Tree, *, start: Tree) -> Array:
     ValueError: if the trees or the shapes in them differ.
 
   Needs: parameters; access white; batch level.
+  Checked: zhangxin-xd/RepBlend@4724e63.
   Reference: Cazenavette et al. (MTT), https://arxiv.org/abs/2203.11932.
   """
   _same("trajectory_matching", student=student, teacher=teacher, start=start)

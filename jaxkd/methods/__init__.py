@@ -8,6 +8,7 @@ from jaxkd.methods.m2mkd import M2mKD
 from jaxkd.methods.mmanet import MMANet
 from jaxkd.methods.mst_distill import MSTDistill
 from jaxkd.methods.pcoreset import PCoreSet
+from jaxkd.methods.repblend import RepBlend
 from jaxkd.methods.supervised import Supervised
 from jaxkd.methods.taid import TAID
 from jaxkd.methods.tgeo_kd import TGeoKD
@@ -22,6 +23,7 @@ __all__ = [
   "MMANet",
   "MSTDistill",
   "PCoreSet",
+  "RepBlend",
   "Supervised",
   "TGeoKD",
 ]

@@ -68,6 +68,7 @@ from jaxkd.nets.seqnets import (
   ConvBranch,
 )
 from jaxkd.nets.stages import Pool, Stage, StageCNN
+from jaxkd.nets.synthetic import SyntheticPairs
 from jaxkd.nets.towers import (
   ImageTower,
   ProjectionHead,
@@ -153,6 +154,7 @@ __all__ = [
   "SimKDTransfer",
   "Stage",
   "StageCNN",
+  "SyntheticPairs",
   "TextTower",
   "ThreeLayerCNN",
   "TopKRouter",

@@ -111,8 +111,9 @@ class TextTower(nn.Module, kw_only=True):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, text: Array) -> Array:
+  def __call__(self, text: Array, *, train: bool = False) -> Array:
     """Returns the place of `text` in the common space."""
+    del train
     words = nn.Embed(
       self.vocabulary, self.width, dtype=self.dtype, name="words"
     )(text)
@@ -138,7 +139,7 @@ class TwoTowers(nn.Module, kw_only=True):
 
   Attributes:
     image: the tower of images, called with `train`.
-    text: the tower of texts.
+    text: the tower of texts, called with `train`.
     scale: of the cosines, the inverse temperature, at the start.
     learned_scale: whether the scale is learned; it stays at most 100.
   """
@@ -158,7 +159,8 @@ class TwoTowers(nn.Module, kw_only=True):
     self, image: Array, text: Array, *, train: bool = False
   ) -> dict[str, Array]:
     """Returns both embeddings and the scores of all pairs."""
-    u, v = self.encode_image(image, train=train), self.encode_text(text)
+    u = self.encode_image(image, train=train)
+    v = self.encode_text(text, train=train)
     scores = self._current_scale() * u @ v.reshape(-1, v.shape[-1]).T
     return {"image": u, "text": v, "logits": scores}
 
@@ -166,9 +168,9 @@ class TwoTowers(nn.Module, kw_only=True):
     """Returns the embeddings of images, rows of length 1."""
     return rows.unit(at_least_float32(self.image(image, train=train)))
 
-  def encode_text(self, text: Array) -> Array:
+  def encode_text(self, text: Array, *, train: bool = False) -> Array:
     """Returns the embeddings of texts, rows of length 1."""
-    return rows.unit(at_least_float32(self.text(text)))
+    return rows.unit(at_least_float32(self.text(text, train=train)))
 
   def classify(
     self, image: Array, class_text: Array, *, train: bool = False
@@ -182,7 +184,7 @@ class TwoTowers(nn.Module, kw_only=True):
       train: whether the image tower behaves as in training.
     """
     u = self.encode_image(image, train=train)
-    names = jnp.mean(self.encode_text(class_text), axis=1)
+    names = jnp.mean(self.encode_text(class_text, train=train), axis=1)
     scale = self._current_scale()
     return prototypes.prototype_logits(u, names, scale=scale)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxkd import evaluation
-from jaxkd.errors import RefusedInput
+from jaxkd.errors import ConfigError, RefusedInput
+from jaxkd.network import Outputs
 from tests import golden_tools
 
 GOLDEN = golden_tools.load("repblend__retrieval_metrics")
@@ -97,3 +98,29 @@ def test_recall_is_the_same_in_any_order_of_images_and_texts():
 def test_what_does_not_fit_is_refused(call, message):
   with pytest.raises(RefusedInput, match=message):
     call()
+
+
+def test_examples_that_share_captions_are_found_by_any_of_them():
+  """Four drawings of two things: captions are taken once for each thing."""
+  places = np.eye(3)
+  kept = {
+    "student": {
+      "image": places[[0, 0, 1, 1]],
+      "text": places[[[0, 2], [0, 2], [1, 1], [1, 1]]],
+    },
+    "lost": {
+      "image": places[[1, 1, 0, 0]],
+      "text": places[[[0, 0], [0, 0], [1, 1], [1, 1]]],
+    },
+  }
+  rows = {"item": np.array([7, 7, 9, 9])}
+  found = evaluation.Retrieval(ids="item", at=(1,))(kept, rows, None)
+  assert found["student"]["image_to_text_1"] == 1.0
+  assert found["student"]["text_to_image_1"] == 3 / 4  # one caption is nowhere
+  assert found["lost"]["mean"] == 0.0
+
+
+def test_embeddings_that_do_not_fit_are_refused():
+  outputs = {"student": Outputs({"image": np.ones((2, 3)), "text": np.ones(2)})}
+  with pytest.raises(ConfigError, match=r"student gives images \(2, 3\)"):
+    evaluation.Retrieval().check(outputs, None)

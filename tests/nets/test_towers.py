@@ -105,9 +105,14 @@ def test_padding_changes_nothing_and_order_neither():
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_scale_starts_as_given_and_is_learned_on_request(learned):
-  net = TOWERS.clone(scale=5.0, learned_scale=learned)
-  variables = jax.jit(net.init)(jax.random.key(0), IMAGE, TEXT)
-  out = _apply(net, variables, IMAGE, TEXT)
+  net = nets.TwoTowers(
+    image=nets.ProjectionHead(features=4),
+    text=nets.TextTower(features=4, width=4, vocabulary=12),
+    scale=5.0,
+    learned_scale=learned,
+  )
+  run = jax.jit(functools.partial(net.init_with_output, jax.random.key(0)))
+  out, variables = run(TEXT[:2] * 1.0, TEXT)
   expected = 5 * out["image"] @ out["text"].T
   np.testing.assert_allclose(out["logits"], expected, rtol=1e-4, atol=1e-5)
   assert ("log_scale" in variables["params"]) == learned
