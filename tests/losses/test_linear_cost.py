@@ -132,8 +132,8 @@ def test_it_may_be_rematerialised_and_scanned():
   def scanned(hidden):
     return jax.lax.scan(one, 0.0, (hidden, rest[1]))[0]
 
-  value, gradient = jax.value_and_grad(scanned)(hidden)
-  expected, exact = jax.value_and_grad(_dense)(hidden, *rest)
+  value, gradient = jax.jit(jax.value_and_grad(scanned))(hidden)
+  expected, exact = jax.jit(jax.value_and_grad(_dense))(hidden, *rest)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(gradient, exact, rtol=1e-4, atol=1e-6)
 
@@ -154,7 +154,7 @@ def _collectives(program):
 
 
 def _assert_equals_one_device(result):
-  expected = jax.value_and_grad(_dense, (0, 1))(*_arrays())
+  expected = jax.jit(jax.value_and_grad(_dense, (0, 1)))(*_arrays())
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
     jax.device_get(result),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import losses
+from tests.losses.compiled import losses
 
 RANDOM = np.random.default_rng(3)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import losses
+from tests.losses.compiled import losses
 
 KEY = jax.random.key(0)
 N, D = 12, 4

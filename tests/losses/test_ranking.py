@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxkd import losses
+from tests.losses.compiled import losses
 
 RANDOM = np.random.default_rng(0)
 STUDENT, TEACHER = RANDOM.normal(size=(2, 4, 6)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxkd import losses
+from tests.losses.compiled import losses
 
 
 def _features(seed, *shape):

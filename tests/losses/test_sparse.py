@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import losses
+from tests.losses.compiled import compiled, losses
 
 # Divergences that merging classes cannot raise.
 MERGING = (
@@ -33,6 +33,7 @@ def _logits(*shape, scale=2.0):
 @EVERY
 def test_the_bucket_bounds_the_dense_value_from_below(divergence):
   student, teacher = _logits(20, 12)
+  divergence = compiled(divergence)
   dense, last = divergence(student, teacher), 0.0
   for k in (1, 2, 5, 11):
     value = divergence(student, losses.TopK.of(teacher, k))
@@ -47,6 +48,7 @@ def test_proportional_tails_make_it_equal_to_the_dense_value(divergence):
   student, teacher = _logits(6, 9)
   teacher = jnp.sort(teacher, axis=-1, descending=True)
   student = student.at[:, 3:].set(teacher[:, 3:] - 1.5)
+  divergence = compiled(divergence)
   value = divergence(student, losses.TopK.of(teacher, 3))
   dense = divergence(student, teacher)
   np.testing.assert_allclose(value, dense, rtol=1e-4, atol=1e-6)
@@ -104,7 +106,7 @@ def test_renormalised_one_class_says_nothing_and_the_bucket_does():
   def total(student, tail):
     return losses.topk_divergence(losses.kl, student, top, tail=tail).sum()
 
-  for call in (total, jax.grad(total)):
+  for call in (total, jax.jit(jax.grad(total), static_argnums=1)):
     np.testing.assert_array_equal(call(student, "renormalize"), 0)
     assert np.abs(call(student, "bucket")).max() > 0.1
 
@@ -135,7 +137,7 @@ def test_a_position_of_which_nothing_was_returned_costs_nothing(tail):
   def total(student):
     return losses.topk_divergence(losses.kl, student, nothing, tail=tail).sum()
 
-  value, gradient = jax.value_and_grad(total)(student)
+  value, gradient = jax.jit(jax.value_and_grad(total))(student)
   np.testing.assert_allclose(value, 0, atol=1e-6)
   np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
@@ -143,9 +145,9 @@ def test_a_position_of_which_nothing_was_returned_costs_nothing(tail):
 def test_a_small_bucket_of_the_student_keeps_its_digits():
   logits = jnp.array([[30.0, 0.0, 1.0, 2.0]])  # 1 - sum would leave nothing
   top = losses.TopK(jnp.array([[0]]), jnp.log(jnp.array([[0.5]])))
-  value, gradient = jax.value_and_grad(lambda s: losses.kl(s, top).sum())(
-    logits
-  )
+  value, gradient = jax.jit(
+    jax.value_and_grad(lambda s: losses.kl(s, top).sum())
+  )(logits)
   rest = np.exp([0.0, 1.0, 2.0]).sum() / (np.exp(30.0) + 1 + np.e + np.e**2)
   expected = np.log(0.5) - 0.5 * np.log(rest) - 0.5 * np.log1p(-rest)
   np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -160,9 +162,10 @@ def test_a_teacher_whose_sum_reaches_one_stays_finite(certain):
     jnp.zeros((3, 1), jnp.int32), jnp.full((3, 1), certain, jnp.float32)
   )
   for divergence in MERGING:
-    value, gradient = jax.value_and_grad(
-      lambda s, d=divergence: d(s, top).sum()
-    )(student)
+    call = compiled(divergence)
+    value, gradient = jax.value_and_grad(lambda s, f=call: f(s, top).sum())(
+      student
+    )
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 

@@ -14,11 +14,11 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxkd import losses
 from jaxkd.method import Loss
 from jaxkd.network import Network
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.training.step import make_step
+from tests.losses.compiled import losses
 from tests.methods import toys
 
 LENGTHS = (5, 1, 0, 6, 0, 0, 2, 3)

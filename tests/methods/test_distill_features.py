@@ -47,10 +47,16 @@ def view(method, batch):
 
 def loss(method, batch):
   roles = view(method, batch)
-  targets = method.phases[-1].targets
-  shown = {name: show(roles, batch) for name, show in targets.items()}
-  step = Step(index=jnp.int32(0), epoch=jnp.int32(0))
-  return method.distil("student", roles, {**batch, **shown}, step), roles
+
+  @jax.jit
+  def run(params, batch):
+    inner = Nets(method.roles, params, roles.collections)
+    targets = method.phases[-1].targets
+    shown = {name: show(inner, batch) for name, show in targets.items()}
+    step = Step(index=jnp.int32(0), epoch=jnp.int32(0))
+    return method.distil("student", inner, {**batch, **shown}, step)
+
+  return run(roles._params, batch), roles
 
 
 def test_a_projector_may_give_the_loss_all_its_arrays():
@@ -64,12 +70,17 @@ def test_a_projector_may_give_the_loss_all_its_arrays():
   method = distill(term, student=cnn(2, 3), teachers={"teacher": cnn(4, 5)})
   batch = pictures()
   found, roles = loss(method, batch)
-  taps = [
-    roles[name](batch, taps=("stage1",)).taps["stage1"]
-    for name in ("student", "teacher")
-  ]
-  given = dict(zip(("student", "teacher"), taps, strict=True))
-  arrays = roles["vid_projector_1"](given).value
+
+  @jax.jit
+  def projected(batch):
+    taps = [
+      roles[name](batch, taps=("stage1",)).taps["stage1"]
+      for name in ("student", "teacher")
+    ]
+    given = dict(zip(("student", "teacher"), taps, strict=True))
+    return roles["vid_projector_1"](given).value
+
+  arrays = projected(batch)
   expected = np.mean(losses.vid(*arrays)[:5])
   np.testing.assert_allclose(found.total / found.weight, expected, rtol=1e-5)
 
@@ -93,14 +104,16 @@ def test_stages_are_fused_together_and_the_fusion_is_trained(tmp_path):
   roles = view(method, batch)
   step = Step(index=jnp.int32(0), epoch=jnp.int32(0))
   targets = method.phases[-1].targets
-  shown = {name: show(roles, batch) for name, show in targets.items()}
 
-  def total(projector):
+  @jax.jit
+  @jax.grad
+  def slope(projector):
     params = {**roles._params, "review_kd_projector_1": projector}
     inner = Nets(method.roles, params, roles.collections)
+    shown = {name: show(inner, batch) for name, show in targets.items()}
     return method.distil("student", inner, {**batch, **shown}, step).total
 
-  gradient = jax.grad(total)(roles._params["review_kd_projector_1"])
+  gradient = slope(roles._params["review_kd_projector_1"])
   sizes = [float(np.abs(g).max()) for g in jax.tree.leaves(gradient)]
   assert sum(size > 0 for size in sizes) > len(sizes) / 2
 

@@ -84,7 +84,7 @@ class Check:
         lambda x: jnp.stack([x, jnp.roll(x, 1, axis=-1) if x.ndim else x]),
         (watched, rest),
       )
-      answer = jax.vmap(both)(*doubled)
+      answer = jax.jit(jax.vmap(both))(*doubled)
       return jax.tree.map(lambda x: np.asarray(x[0]), answer)
     run = jax.jit(both) if how == "jit" else both
     return jax.tree.map(np.asarray, run(watched, rest))
