@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -74,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
   study.add_argument("experiments", nargs="+", metavar="EXPERIMENT.gin")
   _settings(study)
   study.add_argument("--seeds", type=int, default=5, help="how many (5)")
+  tune = verb("tune", _tune, "choose settings on the validation split")
+  tune.add_argument("experiments", nargs="+", metavar="EXPERIMENT.gin")
+  _settings(tune)
+  tune.add_argument("--seeds", type=int, default=3, help="how many (3)")
+  tune.add_argument(
+    "--over",
+    action="append",
+    required=True,
+    metavar="'Name.param = a, b'",
+    help="values to try for every experiment; repeated, all combinations",
+  )
   show = verb("show", _show, "describe an experiment; compiles nothing")
   show.add_argument("experiment", metavar="EXPERIMENT.gin")
   _settings(show)
@@ -220,6 +232,38 @@ def _study(options: argparse.Namespace) -> int:
   )
   print((workdir / "study.md").read_text())
   return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+  _start()
+  from jaxkd import studies
+
+  grid = [_candidates(text) for text in options.over]
+  candidates = {
+    Path(path).stem: {
+      ",".join(b.split(".")[-1].replace(" ", "") for b in chosen): _load(
+        path, [*options.overrides, *chosen]
+      )[0]
+      for chosen in itertools.product(*grid)
+    }
+    for path in options.experiments
+  }
+  workdir = _workdir(options, "tune")
+  _say(f"workdir {workdir}")
+  found = studies.choose(candidates, workdir, seeds=range(options.seeds))
+  print((workdir / "study.md").read_text())
+  for name, setting in found["chosen"].items():
+    print(f"{name}: {setting}")
+  return 0
+
+
+def _candidates(text: str) -> list[str]:
+  """The bindings of `Name.param = a, b`."""
+  name, equals, values = text.partition("=")
+  values = [value.strip() for value in values.split(",")]
+  if not equals or not all(values):
+    raise ConfigError(f"--over {text!r}: expected 'Name.param = a, b'")
+  return [f"{name.strip()} = {value}" for value in values]
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -49,7 +49,10 @@ class Experiment:
     seeds: each gives a split, an initialisation and an order of examples.
     settings: how runs are executed.
     mesh: on how many devices.
-    evaluation: what is measured on the test split.
+    evaluation: what is measured.
+    measured_on: the split; `validation` where settings are still chosen.
+    metric: the number that studies compare, such as `student/accuracy`; the
+      deployed predictor's, of the evaluation, if not given.
   """
 
   method: Method
@@ -59,9 +62,16 @@ class Experiment:
   settings: Settings = dataclasses.field(default_factory=Settings)
   mesh: Mesh = dataclasses.field(default_factory=Mesh)
   evaluation: Evaluation = dataclasses.field(default_factory=Classification)
+  measured_on: Literal["test", "validation"] = "test"
+  metric: str | None = None
 
   def __post_init__(self):
-    """Checks the seeds and the labels."""
+    """Checks the seeds, the labels and the split."""
+    if self.measured_on not in ("test", "validation"):
+      raise ConfigError(
+        f"Experiment.measured_on={self.measured_on!r}: expected test or "
+        "validation"
+      )
     seeds = tuple(self.seeds)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
       raise ConfigError(
@@ -80,11 +90,11 @@ class Experiment:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What a workdir belongs to: everything but the seeds."""
+    """What a workdir belongs to: all but the seeds and the table's metric."""
     return {
       field.name: identity.describe(getattr(self, field.name))
       for field in dataclasses.fields(self)
-      if field.name != "seeds"
+      if field.name not in ("seeds", "metric")
     }
 
 
@@ -264,7 +274,7 @@ class _Runs:
   def measured(
     self, workdir: Workdir, label: str, seed: int, *, train: bool = True
   ) -> dict[str, Any]:
-    """Trains what is not trained yet and evaluates it on the test split."""
+    """Trains what is not trained yet and evaluates it."""
     splits = self._splits(seed)
     fitted = Trainer(
       method=self._experiment.methods[label],
@@ -274,9 +284,8 @@ class _Runs:
       programs=self._programs[label],
       **self._options,
     ).fit(train=train)
-    return measure(
-      self._predictors[label], fitted, splits.test, self._experiment
-    )
+    source = splits.part(self._experiment.measured_on)
+    return measure(self._predictors[label], fitted, source, self._experiment)
 
   def summary(
     self, metrics: Mapping[str, list[float]], seconds: float

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd import identity, report
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, did_you_mean
 from jaxkd.evaluation import statistics
 from jaxkd.experiment import MAIN, Experiment, Result, run
 from jaxkd.training import files
@@ -20,8 +20,6 @@ from jaxkd.training.environment import environment
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
 from jaxkd.training.workdir import Workdir
-
-METRIC = "student/accuracy"
 
 
 def study(
@@ -83,6 +81,54 @@ def study(
   return content
 
 
+def choose(
+  candidates: Mapping[str, Mapping[str, Experiment]],
+  workdir: str | Path,
+  *,
+  seeds: Sequence[int],
+  show: Callable[..., Progress] = make_progress,
+) -> dict[str, Any]:
+  """Chooses settings by the validation split; the test split is not read.
+
+  Args:
+    candidates: by name, the same experiment with different settings, by what
+      tells them apart. All names have as many, so that none is favoured.
+    workdir: the study's folder.
+    seeds: for all experiments.
+    show: makes the progress of a phase.
+
+  Returns:
+    The content of tune.json: the compared number, the number of candidates
+    of each name, and what was chosen of them.
+
+  Raises:
+    ConfigError: if the numbers of candidates differ.
+  """
+  counts = {name: len(group) for name, group in candidates.items()}
+  if len(set(counts.values())) != 1:
+    raise ConfigError(f"candidates {counts}: expected as many of each")
+  held_out = {
+    f"{name},{setting}": dataclasses.replace(one, measured_on="validation")
+    for name, group in candidates.items()
+    for setting, one in group.items()
+  }
+  content = study(held_out, workdir, seeds=seeds, show=show)
+  means = {row["name"]: row["mean"] for row in content["rows"]}
+  pick = max if next(iter(held_out.values())).evaluation.higher else min
+  found = {
+    "metric": content["metric"],
+    "split": "validation",
+    "seeds": list(seeds),
+    "candidates": next(iter(counts.values())),
+    "chosen": {
+      name: pick(group, key=lambda s, n=name: means[f"{n},{s}"])
+      for name, group in candidates.items()
+    },
+  }
+  files.write_json(Path(workdir) / "tune.json", found)
+  return found
+
+
 def _same_task(experiments: Mapping[str, Experiment]) -> None:
   (first, reference), *others = experiments.items()
   for name, experiment in others:
@@ -96,7 +142,8 @@ def _same_task(experiments: Mapping[str, Experiment]) -> None:
 
 
 def _content(experiments, results: Mapping[str, Result], seconds: float):
-  described = environment()
+  described, first = environment(), next(iter(experiments.values()))
+  metric = first.metric or f"student/{first.evaluation.metric}"
   return {
     "experiments": [
       {
@@ -108,10 +155,10 @@ def _content(experiments, results: Mapping[str, Result], seconds: float):
       }
       for name, result in results.items()
     ],
-    "metric": METRIC,
+    "metric": metric,
     "rows": rows(
       {
-        name: result.summary["metrics"][METRIC]
+        name: _numbers(result.summary["metrics"], metric, name)
         for name, result in results.items()
       }
     ),
@@ -125,6 +172,17 @@ def _content(experiments, results: Mapping[str, Result], seconds: float):
     "machine": f"{platform.machine()}, {described['devices']}",
     "wall_seconds": round(seconds, 1),
   }
+
+
+def _numbers(metrics, metric: str, name: str) -> Sequence[float]:
+  """The compared number of every seed."""
+  if metric not in metrics:
+    raise ConfigError(
+      f"{name}: Experiment.metric={metric!r} was not measured"
+      + did_you_mean(metric, metrics)
+      + f" (has {', '.join(metrics)})"
+    )
+  return metrics[metric]
 
 
 def _step_ms(experiment: Experiment, result: Result) -> float | None:

@@ -17,7 +17,9 @@ METHODS = sorted((PACKAGE / "methods").glob("[!_]*.py"))
 FILE_LINES, FUNCTION_LINES, COPIED = 400, 60, 0.10
 
 # Files above the limit, each with what holds it together.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+  "jaxkd/losses/__init__.py": "a list of names",
+}
 # Functions above the limit, likewise.
 LONG_FUNCTIONS = dict.fromkeys(
   ("crd", "kdsvd", "sharded_divergence", "topk_divergence"),

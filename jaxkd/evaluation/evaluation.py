@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,7 +15,14 @@ class Evaluation(Protocol):
   """Numbers about predictors; any object with these functions will do.
 
   An evaluation is a frozen dataclass, so that equal fields mean equal numbers.
+
+  Attributes:
+    metric: the number of a predictor that tables compare.
+    higher: whether more of it is better.
   """
+
+  metric: ClassVar[str]
+  higher: ClassVar[bool]
 
   def of(self, outputs: Any) -> Any:
     """What is kept of a predictor's outputs: arrays [B, ...]; jitted."""
@@ -45,6 +52,9 @@ class Classification:
   The first predictor is also compared with the second one, its teacher:
   `agreement` and `mean_kl`.
   """
+
+  metric: ClassVar[str] = "accuracy"
+  higher: ClassVar[bool] = True
 
   def of(self, outputs: Any) -> Any:
     """The logits."""

@@ -9,7 +9,7 @@ Reference: Heusel et al. (FID), https://arxiv.org/abs/1706.08500, Eq. 6.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -84,6 +84,9 @@ class Generation:
   Attributes:
     reference: the predictor that shows data.
   """
+
+  metric: ClassVar[str] = "frechet"
+  higher: ClassVar[bool] = False
 
   reference: str = "data"
 

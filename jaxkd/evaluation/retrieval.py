@@ -10,7 +10,7 @@ nan is the lowest.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -109,6 +109,9 @@ class Retrieval:
     ids: entry of the split with the id of what an example shows, [N].
     at: the k's.
   """
+
+  metric: ClassVar[str] = "mean"
+  higher: ClassVar[bool] = True
 
   ids: str = "index"
   at: tuple[int, ...] = (1, 5, 10)

@@ -11,7 +11,7 @@ Reference: https://arxiv.org/abs/2501.16937, Sec. 6 (the masses).
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -151,6 +151,9 @@ class Sequences:
     tail: which part of the vocabulary is the tail.
     mask: name of the entry that is 0 where a token does not count.
   """
+
+  metric: ClassVar[str] = "perplexity"
+  higher: ClassVar[bool] = False
 
   head: int = 3
   tail: float = 0.2

@@ -68,6 +68,10 @@ class PCoreSet(Method):
   teacher_steps: int = 0
   passes: int = 200  # over the labels, in every round; or
   steps: int | None = None  # in every round
+  prototypes: int | None = None  # CLAP: size of the teacher's, fitted to labels
+  refit_first: bool = False  # before a round's student, not after it
+  refit_passes: int = 300  # over the labels
+  refit_lr: float = 0.01  # of SGD with momentum 0.9
   teacher_lr: float = 1e-3  # of AdamW
   lr: float = 1e-3  # of AdamW
   warm_up: float = 0.1  # share of the steps; then along a line to 0
@@ -100,8 +104,15 @@ class PCoreSet(Method):
 
   @property
   def memory(self):
-    """Which examples of the pool have a label."""
-    return {"labelled": jnp.zeros(self.examples, bool)}
+    """Which examples of the pool have a label; CLAP's names and confidence."""
+    labelled = jnp.zeros(self.examples, bool)
+    if self.prototypes is None:
+      return {"labelled": labelled}
+    return {
+      "labelled": labelled,
+      "names": jnp.zeros((self.num_classes, self.prototypes)),
+      "confidence": jnp.zeros(self.num_classes),
+    }
 
   @property
   def phases(self):
@@ -119,8 +130,33 @@ class PCoreSet(Method):
       stream=self.teacher_stream,
       memory=(),
     )
-    rounds = (self._round(n) for n in range(self.rounds + 1))
-    return (*((teach,) if self.teacher_steps else ()), *rounds)
+    found = [teach] if self.teacher_steps else []
+    for number in range(self.rounds + 1):
+      pair = [self._round(number)]
+      if self.prototypes is not None:
+        pair.insert(0 if self._fits_first(number) else 1, self._refit(number))
+      found += pair
+    return tuple(found)
+
+  def _fits_first(self, number):
+    """Whether a round fits the teacher before its student learns from it."""
+    return self.prototypes is not None and (self.refit_first or number == 0)
+
+  def _refit(self, number):
+    update = Update(
+      trainable=("teacher/prototypes",),
+      loss=self.constrain,
+      optimizer=lambda updates: optax.sgd(
+        self._rate(self.refit_lr, updates), momentum=0.9
+      ),
+    )
+    return Phase(
+      name=f"refit_{number}",
+      updates=(update,),
+      epochs=self.refit_passes,
+      stream=Stream("train", rows=_labelled),
+      begin=functools.partial(self.begin_refit, number),
+    )
 
   def _round(self, number):
     role = self._students[number]
@@ -141,13 +177,16 @@ class PCoreSet(Method):
     )
 
   def _adamw(self, updates):
-    rising = max(1, round(self.warm_up * updates))
-    up = optax.linear_schedule(0.0, self.lr, rising)
-    down = optax.linear_schedule(self.lr, 0.0, updates - rising)
-    return optax.adamw(optax.join_schedules((up, down), (rising,)))
+    return optax.adamw(self._rate(self.lr, updates))
 
-  def begin(self, number, host):
-    """New labels, and a student that knows nothing of earlier rounds."""
+  def _rate(self, highest, updates):
+    rising = max(1, round(self.warm_up * updates))
+    up = optax.linear_schedule(0.0, highest, rising)
+    down = optax.linear_schedule(highest, 0.0, updates - rising)
+    return optax.join_schedules((up, down), (rising,))
+
+  def label(self, number, host):
+    """The labels of a round."""
     pool = host.splits.train
     if len(pool) != self.examples:
       raise ConfigError(
@@ -159,6 +198,41 @@ class PCoreSet(Method):
     else:
       labelled[self.pick(host, number - 1, labelled)] = True
     host.memory["labelled"] = labelled
+
+  def begin_refit(self, number, host):
+    """The teacher as it was named, and how sure it is of the labels."""
+    if self._fits_first(number):
+      self.label(number, host)
+    if number == 0:
+      host.memory["names"] = host.params["teacher"]["prototypes"]
+    names = host.memory["names"]
+    host.params["teacher"] = {**host.params["teacher"], "prototypes": names}
+    rows = _labelled(host.memory)
+    sure = host.run(self.sure, rows=rows)["sure"]
+    labels = host.splits.train.arrays["label"][rows]
+    count = np.bincount(labels, minlength=self.num_classes)
+    total = np.bincount(labels, sure, minlength=self.num_classes)
+    host.memory["confidence"] = np.float32(total / np.maximum(count, 1))
+
+  def sure(self, nets, batch):
+    """The teacher's probability of the label."""
+    p = jax.nn.softmax(nets.teacher(batch).logits)
+    return {"sure": jnp.take_along_axis(p, batch["label"][:, None], 1)[:, 0]}
+
+  def constrain(self, nets, batch, step):
+    """CLAP: labels move prototypes, least where the names were sure."""
+    taught = self.teach(nets, batch, step)
+    moved = losses.prototype_constraint(
+      nets.params("teacher")["prototypes"],
+      nets.memory["names"],
+      weights=nets.memory["confidence"],
+    )
+    return taught.replace(total=taught.total + moved * taught.weight)
+
+  def begin(self, number, host):
+    """New labels, and a student that knows nothing of earlier rounds."""
+    if not self._fits_first(number):
+      self.label(number, host)
     params, collections = host.start()
     role, first = self._students[number], self._students[0]
     host.params[role] = params[first]

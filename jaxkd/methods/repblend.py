@@ -73,6 +73,7 @@ class RepBlend(Method):
   merged: bool = False  # one quotient of both heads, not a sum of two
   through_parameters: bool = False  # the whole unrolled training, as in MTT
   encode_epochs: int = 10
+  encode_lr: float = 1e-3  # of Adam
   experts: int = 20
   expert_epochs: int = 10
   expert_lr: float = 0.1  # of SGD
@@ -145,37 +146,57 @@ class RepBlend(Method):
   @property
   def phases(self):
     """The encoder, the experts, then the pairs, then heads on the pairs."""
-    encode = Phase(
-      name="encode",
-      updates=(
-        Update(
-          trainable=("encoder",),
-          loss=self.encode,
-          optimizer=optax.adam(1e-3),
-        ),
-      ),
-      epochs=max(self.encode_epochs, 1),
-      memory=(),
-    )
-    distil = Phase(
-      name="distil",
-      updates=(
-        Update(
-          trainable=self._learned(),
-          loss=self.match,
-          optimizer=self._optimizer(),
-        ),
-      ),
-      steps=max(self.steps, 1),
+
+    def phase(name, trainable, loss, optimizer, **options):
+      update = Update(trainable=trainable, loss=loss, optimizer=optimizer)
+      return Phase(name=name, updates=(update,), **options)
+
+    found = []
+    if self.encode_epochs:
+      adam, epochs = optax.adam(self.encode_lr), self.encode_epochs
+      found.append(
+        phase(
+          "encode", ("encoder",), self.encode, adam, epochs=epochs, memory=()
+        )
+      )
+    found += [
+      phase(
+        f"expert_{number}",
+        ("expert",),
+        self.contrast,
+        optax.sgd(self.expert_lr),
+        epochs=self.expert_epochs,
+        targets={"embedded": self.embed},
+        begin=functools.partial(self.start_expert, number),
+        after_epoch=functools.partial(self.keep, number),
+      )
+      for number in range(self.experts)
+    ]
+    if self.steps:
+      found.append(
+        phase(
+          "distil",
+          self._learned(),
+          self.match,
+          self._descent(),
+          steps=self.steps,
+          stream=None,
+          begin=self.copy_pairs,
+        )
+      )
+    steps = self.student_epochs * -(-self.pairs // self.student_batch)
+    falls = optax.piecewise_constant_schedule(1.0, {steps // 2: 0.1})
+    student = phase(
+      "student",
+      ("student",),
+      self.fit,
+      optax.sgd(falls, momentum=0.9),  # times the learned rates, see `fit`
+      steps=steps,
       stream=None,
-      begin=self.copy_pairs,
+      memory=(),
+      begin=None if self.steps else self.copy_pairs,
     )
-    return (
-      *((encode,) if self.encode_epochs else ()),
-      *(self._expert(number) for number in range(self.experts)),
-      *((distil,) if self.steps else ()),
-      self._student(),
-    )
+    return (*found, student)
 
   def _learned(self):
     kinds = ["image", "text", "rate_image", "rate_text"]
@@ -183,8 +204,8 @@ class RepBlend(Method):
       kinds += ["diagonal", "left", "right"]
     return tuple(f"synthetic/{kind}" for kind in kinds)
 
-  def _optimizer(self):
-    """Plain descent with a rate for each kind of number."""
+  def _descent(self):
+    """Momentum, with a rate for each kind of number."""
     rates = {
       "image": self.image_lr,
       "text": self.text_lr,
@@ -193,41 +214,9 @@ class RepBlend(Method):
     }
     return optax.multi_transform(
       {name: optax.sgd(lr, self.momentum) for name, lr in rates.items()},
-      lambda params: {"synthetic": {name: name for name in params["synthetic"]}},
-    )
-
-  def _expert(self, number):
-    update = Update(
-      trainable=("expert",),
-      loss=self.contrast,
-      optimizer=optax.sgd(self.expert_lr),
-    )
-    return Phase(
-      name=f"expert_{number}",
-      updates=(update,),
-      epochs=self.expert_epochs,
-      targets={"embedded": self.embed},
-      begin=functools.partial(self.start_expert, number),
-      after_epoch=functools.partial(self.keep, number),
-    )
-
-  def _student(self):
-    batches = -(-self.pairs // self.student_batch)
-    steps = self.student_epochs * batches
-    # Rates are the learned ones: see `fit`.
-    falls = optax.piecewise_constant_schedule(1.0, {steps // 2: 0.1})
-    update = Update(
-      trainable=("student",),
-      loss=self.fit,
-      optimizer=optax.sgd(falls, momentum=0.9),
-    )
-    return Phase(
-      name="student",
-      updates=(update,),
-      steps=steps,
-      stream=None,
-      memory=(),
-      begin=None if self.steps else self.copy_pairs,
+      lambda params: {
+        "synthetic": {name: name for name in params["synthetic"]}
+      },
     )
 
   # The experts.
@@ -303,29 +292,28 @@ class RepBlend(Method):
     found = run(losses.blend(own, order=order, share=share)).value
     scores = found["image"] @ found["text"].T / self.temperature
     parts = (data[name][chosen] for name in ("diagonal", "left", "right"))
-    similarity = losses.low_rank_similarity(
-      *parts, scale=self.similarity_scale
-    )
+    similarity = losses.low_rank_similarity(*parts, scale=self.similarity_scale)
     return INNER[self.inner_loss](scores, similarity)
 
   def draws(self, key):
     """What differs between inner steps: examples, partners, shares, keys."""
     each = self.pairs // self.inner_batch  # batches of one shuffled list
-    keys = dict(zip("list order share drop".split(), jax.random.split(key, 4)))
-    lists = jax.random.split(keys["list"], -(-self.inner_steps // each))
+    lists, order, share, drop = jax.random.split(key, 4)
+    lists = jax.random.split(lists, -(-self.inner_steps // each))
     shuffled = jax.vmap(lambda k: jax.random.permutation(k, self.pairs))(lists)
     chosen = shuffled[:, : each * self.inner_batch]
     chosen = chosen.reshape(-1, self.inner_batch)[: self.inner_steps]
-    order = jax.vmap(lambda k: jax.random.permutation(k, self.inner_batch))(
-      jax.random.split(keys["order"], self.inner_steps)
-    )
-    share = jnp.ones(self.inner_steps)
+    shares = jnp.ones(self.inner_steps)
     if self.blend:
-      share = jax.random.beta(
-        keys["share"], self.blend, self.blend, share.shape
-      )
-    drop = jax.random.split(keys["drop"], self.inner_steps)
-    return {"chosen": chosen, "order": order, "share": share, "drop": drop}
+      shares = jax.random.beta(share, self.blend, self.blend, shares.shape)
+    order, drop = (jax.random.split(k, self.inner_steps) for k in (order, drop))
+    partners = functools.partial(jax.random.permutation, x=self.inner_batch)
+    return {
+      "chosen": chosen,
+      "order": jax.vmap(partners)(order),
+      "share": shares,
+      "drop": drop,
+    }
 
   def match(self, nets, batch, step):
     """How far the pairs lead from where an epoch of data led."""
@@ -334,7 +322,9 @@ class RepBlend(Method):
     expert = jax.random.randint(which, (), 0, self.experts)
     epoch = jax.random.randint(when, (), 0, self.max_start)
     start, end = (
-      jax.tree.map(operator.itemgetter((expert, at)), nets.memory["trajectories"])
+      jax.tree.map(
+        operator.itemgetter((expert, at)), nets.memory["trajectories"]
+      )
       for at in (epoch, epoch + 1)
     )
     data = self._pairs(nets)

@@ -152,3 +152,72 @@ def test_starting_centres_decide_the_first_pick():
   for centre, first in (([1.0, 0.0], 2), ([0.0, 1.0], 0)):
     picks = selection.probability_coreset(pool, jnp.asarray([centre]), count=1)
     assert picks[0] == first
+
+
+def clap(**options):
+  teacher = nets.PrototypeClassifier(
+    encoder=nets.MLP(features=(8, 5)), num_classes=toys.CLASSES
+  )
+  defaults = {"teacher": Network(teacher), "prototypes": 5, "refit_passes": 2}
+  return pcoreset(**{**defaults, **options})
+
+
+@pytest.mark.parametrize(
+  ("first", "names"),
+  [
+    (False, "refit_0 round_0 round_1 refit_1 round_2 refit_2"),
+    (True, "refit_0 round_0 refit_1 round_1 refit_2 round_2"),
+  ],
+)
+def test_the_teacher_is_fitted_to_the_labels_of_a_round(first, names):
+  method = clap(refit_first=first, teacher_steps=0)
+  assert " ".join(phase.name for phase in method.phases) == names
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_refitting_moves_prototypes_alone_and_starts_from_the_names(
+  tmp_path, first
+):
+  method = clap(rounds=1, refit_first=first)
+  trainer, fitted = fit(tmp_path, method)
+  names, teacher = fitted.memory["names"], fitted.params["teacher"]
+  assert not np.array_equal(teacher["prototypes"], names)
+  assert np.asarray(fitted.memory["labelled"]).sum() == 7
+  rows = trainer.splits.train.take(np.flatnonzero(fitted.memory["labelled"]))
+  start = {**teacher, "prototypes": names}
+  logits = Nets(method.roles, {"teacher": start}).teacher(rows).logits
+  p = np.asarray(jax.nn.softmax(logits))
+  for c in range(toys.CLASSES):  # sureness is that of the names, not refitted
+    found = p[rows["label"] == c, c]
+    expected = found.mean() if found.size else 0.0
+    np.testing.assert_allclose(
+      fitted.memory["confidence"][c], expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_sure_names_hold_their_prototypes():
+  method = clap()
+  params = {"teacher": _drawn(method)}
+  batch = toys.batch(8)
+
+  def slope(confidence):
+    memory = {
+      "names": params["teacher"]["prototypes"] + 1.0,
+      "confidence": jnp.full(4, confidence),
+    }
+
+    def total(teacher):
+      found = Nets(method.roles, {"teacher": teacher}, memory=memory)
+      loss = method.constrain(found, batch, None)
+      return loss.total / loss.weight
+
+    return jax.jit(jax.grad(total))(params["teacher"])["prototypes"]
+
+  # d/dP mean_c a_c |P_c - P0_c|^2 = 2 a_c (P_c - P0_c) / C
+  np.testing.assert_allclose(
+    slope(1.0) - slope(0.0), 2 * (-1.0) / 4, rtol=1e-3, atol=1e-5
+  )
+
+
+def _drawn(method):
+  return method.teacher.init(jax.random.key(0), toys.batch(8))["params"]

@@ -117,7 +117,9 @@ def test_experts_leave_trajectories_from_starts_of_their_own(tmp_path):
       for epoch in range(2):
         assert not np.array_equal(leaf[number, epoch], leaf[number, epoch + 1])
   last = fitted(tmp_path).params["expert"]
-  jax.tree.map(lambda k, p: np.testing.assert_array_equal(k[1, 2], p), kept, last)
+  jax.tree.map(
+    lambda k, p: np.testing.assert_array_equal(k[1, 2], p), kept, last
+  )
 
 
 def test_all_that_is_learned_gets_a_gradient():
@@ -237,7 +239,9 @@ def test_random_pairs_are_real_ones(tmp_path):
     distance = np.abs(train.arrays["image"] - image).max(1)
     row = int(distance.argmin())
     assert distance[row] == 0
-    np.testing.assert_array_equal(train.arrays["caption_features"][row, 0], text)
+    np.testing.assert_array_equal(
+      train.arrays["caption_features"][row, 0], text
+    )
 
 
 def test_fresh_heads_descend_at_the_learned_rates():

@@ -1,0 +1,91 @@
+"""Studies: one table of one number; settings never see the test split."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxkd import studies
+from jaxkd.data.source import Splits
+from jaxkd.errors import ConfigError
+from jaxkd.experiment import Experiment
+from tests.methods import toys
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyTask:
+  """Toy data; without a test split it can only be validated on."""
+
+  name: str = "toy"
+  num_classes: int = toys.CLASSES
+  batch_size: int = 8
+  with_test: bool = True
+
+  def splits(self, seed: int) -> Splits:
+    train, validation = toys.source(24, seed), toys.source(16, seed + 50)
+    test = toys.source(8, seed + 90)
+    if not self.with_test:
+      test = dataclasses.replace(test, arrays=Unread(test.arrays))
+    return Splits(train=train, validation=validation, test=test)
+
+
+class Unread(dict):
+  """Entries of a split that must not be read."""
+
+  def __getitem__(self, name):
+    raise AssertionError("the test split was read")
+
+
+def experiment(**options):
+  given = {"method": toys.supervised(), "task": ToyTask(), **options}
+  return Experiment(**given)
+
+
+def candidates():
+  return {
+    name: experiment(
+      method=toys.supervised(lr=lr, epochs=4), task=ToyTask(with_test=False)
+    )
+    for name, lr in (("lr=high", 1e-2), ("lr=none", 1e-9))
+  }
+
+
+def test_the_setting_with_the_best_validation_numbers_is_chosen(tmp_path):
+  groups = {"a": candidates(), "b": candidates()}
+  found = studies.choose(
+    groups, tmp_path / "tune", seeds=(0, 1), show=toys.quiet
+  )
+  assert found["chosen"] == {"a": "lr=high", "b": "lr=high"}
+  assert found["candidates"] == 2
+  assert found["split"] == "validation"
+  assert json.loads((tmp_path / "tune" / "tune.json").read_text()) == found
+
+
+def test_every_experiment_gets_as_many_candidates(tmp_path):
+  one = {"x": experiment()}
+  with pytest.raises(ConfigError, match="expected as many of each"):
+    studies.choose(
+      {"a": one, "b": one | {"y": experiment()}}, tmp_path, seeds=(0,)
+    )
+
+
+def test_a_number_that_was_not_measured_is_named_with_the_nearest(tmp_path):
+  wrong = experiment(metric="student/acuracy")
+  with pytest.raises(ConfigError, match="did you mean 'student/accuracy'"):
+    studies.study({"a": wrong}, tmp_path / "s", seeds=(0,), show=toys.quiet)
+
+
+def test_the_compared_number_is_the_experiments_own(tmp_path):
+  one = experiment(metric="student/cross_entropy")
+  content = studies.study(
+    {"a": one}, tmp_path / "s", seeds=(0,), show=toys.quiet
+  )
+  assert content["metric"] == "student/cross_entropy"
+  assert content["rows"][0]["mean"] == pytest.approx(
+    content["experiments"][0]["metrics"]["student/cross_entropy"][0]
+  )
+
+
+def test_an_unknown_split_is_refused():
+  with pytest.raises(ConfigError, match="measured_on='train'"):
+    experiment(measured_on="train")
