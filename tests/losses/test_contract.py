@@ -80,7 +80,7 @@ def test_the_result_has_one_value_per_example_or_is_a_scalar(name):
 @ALL
 def test_jit_changes_nothing(name):
   entry = ENTRIES[name]
-  student, teacher = _arrays(entry)
+  student, teacher = _arrays(entry, batch=4)
   compiled = _call(entry, student, teacher)
   expected = entry.call(student, teacher, None)
   np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
@@ -166,6 +166,7 @@ def test_a_class_at_minus_infinity_in_both_leaves_all_finite(name):
   assert np.isfinite(_gradient(entry, student, teacher)).all()
 
 
+@pytest.mark.slow  # compiles every loss once more
 @LOGITS
 def test_one_class_costs_nothing(name):
   entry = ENTRIES[name]
@@ -253,7 +254,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(name):
 @_which(lambda entry: entry.differentiable and not entry.stops)
 def test_gradients_equal_finite_differences(name):
   entry = ENTRIES[name]
-  student, teacher = _arrays(entry, batch=4)
+  student, teacher = _arrays(entry)
   direction = np.random.default_rng(9).normal(size=student.shape)
   direction = jnp.asarray(direction, jnp.float32)
 
