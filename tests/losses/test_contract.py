@@ -80,7 +80,7 @@ def test_the_result_has_one_value_per_example_or_is_a_scalar(name):
 @ALL
 def test_jit_changes_nothing(name):
   entry = ENTRIES[name]
-  student, teacher = _arrays(entry, batch=4)
+  student, teacher = _arrays(entry)
   compiled = _call(entry, student, teacher)
   expected = entry.call(student, teacher, None)
   np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
@@ -254,7 +254,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(name):
 @_which(lambda entry: entry.differentiable and not entry.stops)
 def test_gradients_equal_finite_differences(name):
   entry = ENTRIES[name]
-  student, teacher = _arrays(entry)
+  student, teacher = _arrays(entry, batch=4)
   direction = np.random.default_rng(9).normal(size=student.shape)
   direction = jnp.asarray(direction, jnp.float32)
 
