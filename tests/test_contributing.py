@@ -92,6 +92,7 @@ def test_the_example_is_listed_by_its_first_line(tree):
   )
 
 
+@pytest.mark.slow  # a run and its tests, in processes of their own
 @pytest.mark.parametrize("command", COMMANDS.splitlines())
 def test_the_commands_of_the_example_run(tree, command):
   module, *arguments = shlex.split(command)

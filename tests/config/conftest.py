@@ -16,7 +16,7 @@ from tests.config import samples
 def empty_registry(monkeypatch):
   monkeypatch.setattr(registry, "_TABLE", {})
   monkeypatch.setattr(registry, "_ROOMS_REGISTERED", True)
-  monkeypatch.setattr(building, "_DECLARED", {})
+  monkeypatch.setattr(building, "_DECLARED", building._DECLARED.copy())
   monkeypatch.setattr(gin.config, "_REGISTRY", gin.config._REGISTRY.copy())
 
 

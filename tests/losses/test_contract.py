@@ -166,6 +166,7 @@ def test_a_class_at_minus_infinity_in_both_leaves_all_finite(name):
   assert np.isfinite(_gradient(entry, student, teacher)).all()
 
 
+@pytest.mark.slow  # compiles every loss once more
 @LOGITS
 def test_one_class_costs_nothing(name):
   entry = ENTRIES[name]

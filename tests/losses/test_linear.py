@@ -85,7 +85,13 @@ def _assert_equals_dense(divergence, chunks, **how):
 
 
 @PIECES
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(d, marks=() if d in ("KL", "JSD") else pytest.mark.slow)
+    for d in DIVERGENCES
+  ],
+)
 def test_value_and_gradients_equal_those_of_the_dense_form(name, vocab_chunk):
   if name == "AdaptiveKL" and vocab_chunk:
     pytest.skip("needs whole rows")

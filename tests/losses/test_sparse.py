@@ -21,7 +21,14 @@ MERGING = (
   losses.RenyiDivergence(),
   losses.RenyiDivergence(2.0),
 )
-EVERY = pytest.mark.parametrize("divergence", MERGING, ids=str)
+EVERY = pytest.mark.parametrize(
+  "divergence",
+  [
+    pytest.param(d, marks=pytest.mark.slow if i > 3 else ())
+    for i, d in enumerate(MERGING)
+  ],
+  ids=str,
+)
 TAILS = pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 
 
@@ -155,7 +162,9 @@ def test_a_small_bucket_of_the_student_keeps_its_digits():
   np.testing.assert_allclose(gradient[0, 1:], -0.5 * shares, rtol=1e-5)
 
 
-@pytest.mark.parametrize("certain", [0.0, 1e-4])
+@pytest.mark.parametrize(
+  "certain", [0.0, pytest.param(1e-4, marks=pytest.mark.slow)]
+)
 def test_a_teacher_whose_sum_reaches_one_stays_finite(certain):
   student, _ = _logits(3, 5)
   top = losses.TopK(

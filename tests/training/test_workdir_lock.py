@@ -72,11 +72,13 @@ def test_the_lock_is_free_after_close_and_held_within_a_process(tmp_path):
 
 FORK = """
 def fork():
-  child = os.fork()
-  if not child:
+  back, here = os.pipe()
+  if not os.fork():
+    print(os.getpid(), flush=True)
+    os.write(here, b".")
     time.sleep(60)
     os._exit(0)
-  print(child, flush=True)
+  os.read(back, 1)  # the child is back from the fork
   os.kill(os.getpid(), 9)
 """
 
