@@ -43,6 +43,7 @@ def k_centre(
 
   Reference: Sener and Savarese, https://arxiv.org/abs/1708.00489, Algorithm 1.
   """
+  pool = jnp.asarray(pool)
   nearest, _ = jax.lax.scan(
     lambda d, centre: (jnp.minimum(d, distances(pool, centre)), None),
     jnp.full(len(pool), jnp.inf),

@@ -78,7 +78,7 @@ class RepBlend(Method):
   expert_epochs: int = 10
   expert_lr: float = 0.1  # of SGD
   max_start: int = 2  # epochs at which a trajectory may be met: 0 to this - 1
-  steps: int = 3000  # outer ones; 0: random real pairs
+  steps: int = 3000  # outer ones
   inner_steps: int = 8  # K
   inner_batch: int = 20
   rate: float = 0.1  # eta at the start
@@ -172,18 +172,17 @@ class RepBlend(Method):
       )
       for number in range(self.experts)
     ]
-    if self.steps:
-      found.append(
-        phase(
-          "distil",
-          self._learned(),
-          self.match,
-          self._descent(),
-          steps=self.steps,
-          stream=None,
-          begin=self.copy_pairs,
-        )
+    found.append(
+      phase(
+        "distil",
+        self._learned(),
+        self.match,
+        self._descent(),
+        steps=self.steps,
+        stream=None,
+        begin=self.copy_pairs,
       )
+    )
     steps = self.student_epochs * -(-self.pairs // self.student_batch)
     falls = optax.piecewise_constant_schedule(1.0, {steps // 2: 0.1})
     student = phase(
@@ -194,7 +193,6 @@ class RepBlend(Method):
       steps=steps,
       stream=None,
       memory=(),
-      begin=None if self.steps else self.copy_pairs,
     )
     return (*found, student)
 
@@ -363,11 +361,14 @@ class RepBlend(Method):
     data = jax.lax.stop_gradient(self._pairs(nets))
     order = jax.random.permutation(nets.key("examples"), self.pairs)
     chosen = order[: min(self.student_batch, self.pairs)]
+    same = jnp.arange(len(chosen))
+    loss = functools.partial(
+      self._loss, data=data, chosen=chosen, order=same, share=1.0
+    )
+    loss(nets.student)  # whose parameters can be had from its first run on
     params = nets.params("student")
     scaled = {way: _scaled(params[way], data[f"rate_{way}"]) for way in WAYS}
-    heads = nets.replaced({"student": scaled})
-    same = jnp.arange(len(chosen))
-    total = self._loss(heads.student, data, chosen, same, 1.0)
+    total = loss(nets.replaced({"student": scaled}).student)
     squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(scaled))
     total += self.student_decay / 2 * squares
     return Loss.mean(total, where=batch["mask"])

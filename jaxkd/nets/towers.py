@@ -149,6 +149,12 @@ class TwoTowers(nn.Module, kw_only=True):
   scale: float = 1 / 0.07
   learned_scale: bool = True
 
+  def __post_init__(self):
+    """One module given for both towers makes two, with weights of their own."""
+    if self.text is self.image:
+      object.__setattr__(self, "text", self.image.clone())
+    super().__post_init__()
+
   def setup(self):
     """Makes the learned scale, as a logarithm."""
     if self.learned_scale:

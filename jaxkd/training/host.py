@@ -101,7 +101,8 @@ class Host:
 
   def _compile(self, function: RowsFn) -> Callable[..., Any]:
     bare = getattr(function, "func", function)  # of a partial
-    if "<" in bare.__qualname__:
+    owned = hasattr(bare, "__self__")
+    if "<" in bare.__qualname__ and not owned:
       raise ConfigError(
         f"phase {self.phase!r}: Host.run({bare.__qualname__}): expected a "
         "method's own function, which is compiled once"

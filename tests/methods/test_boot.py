@@ -22,19 +22,22 @@ START = Step(jnp.int32(0), jnp.int32(0))
 SIZE = 6
 
 
-def images(size, seed=0):
+def images(size, seed=0, centre=0.0):
   random = np.random.default_rng(seed)
   return ArraySource(
     {
-      "image": random.normal(size=(size, SIZE)).astype(np.float32),
+      "image": random.normal(centre, size=(size, SIZE)).astype(np.float32),
       "noise": random.normal(size=(size, SIZE)).astype(np.float32),
       "label": random.integers(0, 3, size).astype(np.int32),
     }
   )
 
 
-def splits():
-  return Splits(train=images(24), validation=images(8, 1), test=images(8, 2))
+def splits(**options):
+  train, validation, test = (
+    images(size, seed, **options) for seed, size in enumerate((24, 8, 8))
+  )
+  return Splits(train=train, validation=validation, test=test)
 
 
 def boot(**options):
@@ -85,7 +88,7 @@ def test_distillation_reads_no_data(tmp_path):
   assert np.isfinite(loss.total)
   assert method.phases[-1].stream is None
   trainer = toys.trainer(method, tmp_path, splits=splits())
-  before = trainer._start()[0]["teacher"]
+  before = view(method).params("teacher")
   fitted = trainer.fit()
   change = jax.tree.map(
     lambda a, b: float(np.abs(a - b).max()), fitted.params["student"], before
@@ -145,9 +148,11 @@ def test_only_the_boundary_loss_anchors_a_random_student(tmp_path):
       boundary_weight=weight,
       steps=400,
       lr=1e-2,
-      teacher_steps=1,
+      teacher_steps=200,
+      teacher_lr=1e-2,
     )
-    trainer = toys.trainer(method, tmp_path / str(weight), splits=splits())
+    folder = tmp_path / str(weight)
+    trainer = toys.trainer(method, folder, splits=splits(centre=2.0))
     fitted = trainer.fit()
     found = Nets(method.roles, fitted.params, rng=jax.random.key(2))
     noise = noise_of(found)
@@ -156,7 +161,7 @@ def test_only_the_boundary_loss_anchors_a_random_student(tmp_path):
       found[role]({"x": noise, "t": t}).value for role in ("student", "teacher")
     )
     gaps[weight] = float(jnp.mean((ours - theirs) ** 2))
-  assert gaps[0.5] < 0.2 * gaps[0.0]
+  assert gaps[0.5] < 0.5 * gaps[0.0]
 
 
 def test_the_loss_is_finite_where_s_is_cut_off_at_t():
@@ -251,3 +256,8 @@ def test_the_weighting_is_an_option():
     for method in [dataclasses.replace(boot(), weighting=weighting)]
   }
   assert len(set(values.values())) == 3
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one(tmp_path):
+  toys.eight_devices_train_as_one(boot(), tmp_path, splits=splits())

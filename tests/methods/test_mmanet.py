@@ -91,6 +91,8 @@ def test_the_loss_has_both_terms_from_its_epoch_on():
 def test_the_similarities_are_weighed_by_the_teachers_doubt():
   method = mmanet()
   found, batch = view(method)
+  shown = 5 * np.random.default_rng(0).normal(size=batch["shown"].shape)
+  batch = {**batch, "shown": shown.astype(np.float32)}
   drawn = method._drawn(found, batch)
   taps = found.student(
     {**batch, "available": drawn}, taps=(method.feature,)

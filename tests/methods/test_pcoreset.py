@@ -156,7 +156,8 @@ def test_starting_centres_decide_the_first_pick():
 
 def clap(**options):
   teacher = nets.PrototypeClassifier(
-    encoder=nets.MLP(features=(8, 5)), num_classes=toys.CLASSES
+    encoder=nets.ProjectionHead(features=5, dropout=0.0),
+    num_classes=toys.CLASSES,
   )
   defaults = {"teacher": Network(teacher), "prototypes": 5, "refit_passes": 2}
   return pcoreset(**{**defaults, **options})

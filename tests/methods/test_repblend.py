@@ -63,9 +63,10 @@ def repblend(**options):
     "steps": 6,
     "inner_steps": 3,
     "inner_batch": 4,
-    "image_lr": 1.0,
-    "text_lr": 1.0,
-    "similarity_lr": 0.1,
+    "image_lr": 1e-3,
+    "text_lr": 1e-3,
+    "similarity_lr": 1e-3,
+    "rate_lr": 1e-6,
     "student_epochs": 4,
   }
   return RepBlend(**{**defaults, **options})
@@ -232,8 +233,10 @@ def test_similarities_are_fixed_on_request(tmp_path):
   np.testing.assert_array_equal(found["diagonal"], 1)
 
 
-def test_random_pairs_are_real_ones(tmp_path):
-  found = fitted(tmp_path, steps=0).params["synthetic"]
+def test_pairs_start_as_real_ones(tmp_path):
+  rates = ("image_lr", "text_lr", "similarity_lr", "rate_lr")
+  still = dict.fromkeys(rates, 0.0)
+  found = fitted(tmp_path, **still).params["synthetic"]
   train = splits().train
   for image, text in zip(found["image"], found["text"], strict=True):
     distance = np.abs(train.arrays["image"] - image).max(1)

@@ -190,3 +190,10 @@ def test_the_phases_share_what_they_can(tmp_path):
   assert found[1]["teach"] == {"source": "shared by another method"}
   assert found[1]["warm"] == {"source": "shared by another method"}
   assert "source" not in found[1]["distil"]
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one(tmp_path):
+  """Shards hold unequal numbers of tokens; t follows the mean of all."""
+  found = toys.eight_devices_train_as_one(taid(), tmp_path, splits=splits())
+  assert found.memory["share"].share > 0.4

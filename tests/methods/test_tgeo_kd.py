@@ -65,9 +65,9 @@ def test_the_controllers_gradient_is_that_of_finite_differences(steps):
   direction = jax.tree.map(jnp.sign, gradient)
   move = lambda size: jax.tree.map(lambda p, d: p + size * d, params, direction)
   slope = (
-    held_out(method, found, batch, move(1e-2))
-    - held_out(method, found, batch, move(-1e-2))
-  ) / 2e-2
+    held_out(method, found, batch, move(2e-3))
+    - held_out(method, found, batch, move(-2e-3))
+  ) / 4e-3
   along = sum(
     jnp.sum(g * d)
     for g, d in zip(

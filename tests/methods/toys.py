@@ -16,6 +16,7 @@ from jaxkd.data.source import ArraySource, Splits
 from jaxkd.method import Method, Phase, Update, label_loss
 from jaxkd.methods import KD, MSTDistill, Supervised
 from jaxkd.network import Network, Pure
+from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import initialise, usage
 from jaxkd.training import state as states
 from jaxkd.training.loop import Trainer
@@ -208,3 +209,18 @@ def lines(folder: pathlib.Path, *, split: str | None = None) -> list[dict]:
   text = (folder / "metrics.jsonl").read_text()
   found = [json.loads(line) for line in text.splitlines()]
   return [line for line in found if split in (None, line["split"])]
+
+
+def eight_devices_train_as_one(method: Method, folder: Any, **options: Any):
+  """Asserts it of parameters and memory; returns what one device found."""
+  found = [
+    trainer(
+      method, folder / str(n), placement=Placement(Mesh(data=n)), **options
+    ).fit()
+    for n in (1, 8)
+  ]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    *((f.params, f.memory) for f in found),
+  )
+  return found[0]
