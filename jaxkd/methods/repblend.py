@@ -168,7 +168,7 @@ class RepBlend(Method):
         epochs=self.expert_epochs,
         targets={"embedded": self.embed},
         begin=functools.partial(self.start_expert, number),
-        after_epoch=functools.partial(self.keep, number),
+        after_epoch=functools.partial(self.end_epoch, number),
       )
       for number in range(self.experts)
     ]
@@ -232,12 +232,15 @@ class RepBlend(Method):
   def start_expert(self, number, host):
     """Another start for every expert."""
     host.params["expert"] = self._heads(host.key("expert"))
-    self.keep(number, host)
+    self._keep(host, number, 0)
 
-  def keep(self, number, host):
-    """Keeps where the expert stands."""
+  def end_epoch(self, number, host):
+    """A point of the trajectory."""
+    self._keep(host, number, host.epoch + 1)
+
+  def _keep(self, host, number, epochs):
     host.memory["trajectories"] = jax.tree.map(
-      lambda kept, now: kept.at[number, host.epoch].set(now),
+      lambda kept, now: kept.at[number, epochs].set(now),
       host.memory["trajectories"],
       host.params["expert"],
     )

@@ -33,7 +33,7 @@ class Host:
 
   Attributes:
     phase: the phase's name.
-    epoch: passes made in this phase, 0 when it begins.
+    epoch: number of the pass that ended, from 0; 0 when the phase begins.
     params: parameters by role. A function that begins a phase may replace
       entries.
     collections: other variables by role, likewise.

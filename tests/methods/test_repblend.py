@@ -239,7 +239,7 @@ def test_pairs_start_as_real_ones(tmp_path):
   found = fitted(tmp_path, **still).params["synthetic"]
   train = splits().train
   for image, text in zip(found["image"], found["text"], strict=True):
-    distance = np.abs(train.arrays["image"] - image).max(1)
+    distance = np.abs(train.arrays["image"] - image[None]).max(1)
     row = int(distance.argmin())
     assert distance[row] == 0
     np.testing.assert_array_equal(
