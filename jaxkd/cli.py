@@ -241,9 +241,9 @@ def _tune(options: argparse.Namespace) -> int:
   grid = [_candidates(text) for text in options.over]
   candidates = {
     Path(path).stem: {
-      ",".join(b.split(".")[-1].replace(" ", "") for b in chosen): _load(
-        path, [*options.overrides, *chosen]
-      )[0]
+      ",".join(f"{name.split('.')[-1]}={value}" for name, value in chosen): (
+        _load(path, [*options.overrides, *map(" = ".join, chosen)])[0]
+      )
       for chosen in itertools.product(*grid)
     }
     for path in options.experiments
@@ -257,13 +257,13 @@ def _tune(options: argparse.Namespace) -> int:
   return 0
 
 
-def _candidates(text: str) -> list[str]:
-  """The bindings of `Name.param = a, b`."""
+def _candidates(text: str) -> list[tuple[str, str]]:
+  """Name and value of the bindings of `Name.param = a, b`."""
   name, equals, values = text.partition("=")
   values = [value.strip() for value in values.split(",")]
   if not equals or not all(values):
     raise ConfigError(f"--over {text!r}: expected 'Name.param = a, b'")
-  return [f"{name.strip()} = {value}" for value in values]
+  return [(name.strip(), value) for value in values]
 
 
 def _show(options: argparse.Namespace) -> int:
