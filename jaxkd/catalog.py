@@ -23,7 +23,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxkd import losses
@@ -166,6 +166,23 @@ def entry(name: str) -> Entry:
 def title(family: str) -> str:
   """What a family is about: the first line of its module."""
   return _lines(sys.modules[f"{losses.__name__}.{family}"])[0].rstrip(".")
+
+
+def listing(found: Sequence[Entry]) -> str:
+  """Entries as text, by family.
+
+  Args:
+    found: which.
+
+  Returns:
+    A heading for every family, its entries, an empty line.
+  """
+  lines = []
+  for family in dict.fromkeys(entry.family for entry in found):
+    lines.append(f"{family}: {title(family)}")
+    lines += [entry.text() for entry in found if entry.family == family]
+    lines.append("")
+  return "\n".join(lines)
 
 
 def parse(name: str, text: str) -> dict[str, Any]:

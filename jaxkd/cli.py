@@ -89,11 +89,10 @@ def _parser() -> argparse.ArgumentParser:
   show = verb("show", _show, "describe an experiment; compiles nothing")
   show.add_argument("experiment", metavar="EXPERIMENT.gin")
   _settings(show)
-  for name, call, text in (
-    ("evaluate", _evaluate, "evaluate the networks of a run again"),
-    ("report", _report, "draw curves, routing and tables of a run"),
-  ):
-    verb(name, call, text).add_argument("workdir", metavar="WORKDIR")
+  evaluate = verb("evaluate", _evaluate, "evaluate a run's networks again")
+  evaluate.add_argument("workdir", metavar="WORKDIR")
+  report = verb("report", _report, "draw curves, routing and tables of a run")
+  report.add_argument("workdir", metavar="WORKDIR")
   names = verb("list", _list, "list the methods, tasks and networks, or losses")
   names.add_argument(
     "--losses",
@@ -358,12 +357,7 @@ def _list_losses(as_json: bool) -> int:
   if as_json:
     print(json.dumps([entry.plain() for entry in found], indent=2))
     return 0
-  for family in dict.fromkeys(entry.family for entry in found):
-    print(f"{family}: {catalog.title(family)}")
-    for entry in found:
-      if entry.family == family:
-        print(entry.text())
-    print()
+  print(catalog.listing(found))
   return 0
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxkd import identity
 from jaxkd.data.source import Splits, Task
 from jaxkd.errors import ConfigError, Preempted
-from jaxkd.evaluation import Classification, Evaluation
+from jaxkd.evaluation import Classification, Evaluation, statistics
 from jaxkd.method import Method
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.result import Result
@@ -330,18 +330,12 @@ def measure(
   rows = source.take(np.arange(len(source)))
   evaluation = experiment.evaluation(kept, rows, experiment.task)
   evaluation["measures"] = {
-    name: _mean(value) for name, value in measures.items()
+    name: statistics.mean(
+      *(value if isinstance(value, tuple) else (value, None))
+    )
+    for name, value in measures.items()
   }
   return evaluation
-
-
-def _mean(measured: Any) -> float:
-  """The mean of values [N], or of those that count."""
-  values, where = measured if isinstance(measured, tuple) else (measured, None)
-  weights = None if where is None else np.asarray(where, np.float64)
-  if weights is not None and not weights.any():
-    return float("nan")
-  return float(np.average(np.asarray(values, np.float64), weights=weights))
 
 
 def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:

@@ -115,7 +115,6 @@ class Nets:
       loss: a scalar of the roles.
       rate: of the step.
     """
-    self._before_descent(loss)
 
     def objective(params):
       return loss(self.replaced({role: params}))
@@ -124,8 +123,14 @@ class Nets:
     step = jax.tree.map(lambda w, g: w - rate * g, self.params(role), gradient)
     return self.replaced({role: step})
 
-  def _before_descent(self, loss: Callable[[Nets], Array]) -> None:
-    """Roles are drawn outside of gradients."""
+  def transformed(self, role: str, function: Callable[[Tree], Tree]) -> Nets:
+    """The same roles with a function of a role's parameters in their place.
+
+    Args:
+      role: whose parameters.
+      function: of the parameters; shapes stay.
+    """
+    return self.replaced({role: function(self.params(role))})
 
   def _variables(self, role: str, batch: Batch) -> Mapping[str, Tree]:
     del batch
@@ -177,8 +182,14 @@ class _LazyNets(Nets):
     self._rng = rng
     self.given: dict[str, Batch] = {}
 
-  def _before_descent(self, loss):
+  def descended(self, role, loss, rate):
+    """Shapes stay; what the loss runs is drawn."""
     loss(self)
+    return self
+
+  def transformed(self, role, function):
+    """Shapes stay."""
+    return self
 
   def _variables(self, role, batch):
     if role not in self._params:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from jaxkd import identity, report
-from jaxkd.errors import ConfigError, did_you_mean
+from jaxkd.errors import ConfigError, NonFinite, did_you_mean
 from jaxkd.evaluation import statistics
 from jaxkd.experiment import MAIN, Experiment, Result, run
 from jaxkd.training import files
@@ -28,7 +30,8 @@ def study(
   *,
   seeds: Sequence[int],
   show: Callable[..., Progress] = make_progress,
-  texts: Mapping[str, str] | None = None,
+  texts: Mapping[str, str] = MappingProxyType({}),
+  drop_diverged: bool = False,
 ) -> dict[str, Any]:
   """Runs or resumes experiments on the same seeds and compares them.
 
@@ -42,12 +45,15 @@ def study(
     seeds: for all experiments.
     show: makes the progress of a phase.
     texts: operative gin texts by name.
+    drop_diverged: leaves an experiment with a step that is not finite out of
+      the table and names it under `diverged`, in place of an error.
 
   Returns:
     The content of study.json; study.md and study.png lie beside it.
 
   Raises:
     ConfigError: if the experiments' tasks differ.
+    NonFinite: a step was not finite; if all diverged, with `drop_diverged`.
   """
   began = time.monotonic()
   experiments = {
@@ -59,26 +65,43 @@ def study(
   with Workdir.open(
     workdir, kind="study", digest=identity.digest(described), describe=described
   ) as opened:
-    results = {
-      name: run(
-        experiment,
-        opened.root / name,
-        config_text=(texts or {}).get(name, ""),
-        store=opened.root / "shared",
-        show=show,
+    options = {"store": opened.root / "shared", "show": show}
+    calls = {
+      name: functools.partial(
+        run, one, opened.root / name, config_text=texts.get(name, ""), **options
       )
-      for name, experiment in experiments.items()
+      for name, one in experiments.items()
     }
+    results, diverged = _finite(calls, drop_diverged)
     path = opened.root / "study.json"
     previous = files.read_json(path, default={})
     seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
-    content = _content(experiments, results, seconds)
+    content = _content(
+      {name: experiments[name] for name in results}, results, seconds
+    )
+    if diverged:
+      content["diverged"] = diverged
     if files.same_results(previous, content):
       content = previous
     else:
       files.write_json(path, content)
     report.study_report(opened.root)
   return content
+
+
+def _finite(
+  calls: Mapping[str, Callable[[], Result]], drop_diverged: bool
+) -> tuple[dict[str, Result], dict[str, str]]:
+  """Results of runs, and the errors of those that diverged."""
+  results, diverged = {}, {}
+  for name, call in calls.items():
+    try:
+      results[name] = call()
+    except NonFinite as error:
+      if not drop_diverged or len(diverged) + 1 == len(calls):
+        raise
+      diverged[name] = str(error)
+  return results, diverged
 
 
 def choose(
@@ -99,10 +122,12 @@ def choose(
 
   Returns:
     The content of tune.json: the compared number, the number of candidates
-    of each name, and what was chosen of them.
+    of each name, their means and what was chosen. A candidate that diverges
+    has no mean and is not chosen.
 
   Raises:
     ConfigError: if the numbers of candidates differ.
+    NonFinite: if all candidates of a name diverge.
   """
   counts = {name: len(group) for name, group in candidates.items()}
   if len(set(counts.values())) != 1:
@@ -112,21 +137,30 @@ def choose(
     for name, group in candidates.items()
     for setting, one in group.items()
   }
-  content = study(held_out, workdir, seeds=seeds, show=show)
-  means = {row["name"]: row["mean"] for row in content["rows"]}
+  content = study(held_out, workdir, seeds=seeds, show=show, drop_diverged=True)
+  found = {row["name"]: row["mean"] for row in content["rows"]}
+  means = {
+    name: {s: found[key] for s in group if (key := f"{name},{s}") in found}
+    for name, group in candidates.items()
+  }
+  for name, group in means.items():
+    if not group:
+      raise NonFinite(
+        f"{name}: none of {', '.join(candidates[name])} is finite"
+      )
   pick = max if next(iter(held_out.values())).evaluation.higher else min
-  found = {
+  chosen = {
     "metric": content["metric"],
     "split": "validation",
     "seeds": list(seeds),
     "candidates": next(iter(counts.values())),
+    "means": means,
     "chosen": {
-      name: pick(group, key=lambda s, n=name: means[f"{n},{s}"])
-      for name, group in candidates.items()
+      name: pick(group, key=group.get) for name, group in means.items()
     },
   }
-  files.write_json(Path(workdir) / "tune.json", found)
-  return found
+  files.write_json(Path(workdir) / "tune.json", chosen)
+  return chosen
 
 
 def _same_task(experiments: Mapping[str, Experiment]) -> None:

@@ -95,7 +95,10 @@ def test_a_student_with_too_few_classes_is_named(capsys, tmp_path):
     *("--set", "student/MLP.features = (64, 8)", "--workdir", str(target)),
   )
   assert code == 2
-  assert "student of Supervised gives 8 logits" in message
+  assert (
+    "Supervised: student gives 8 logits, but av_digits has 10 classes"
+    in message
+  )
   assert "av_digits has 10 classes" in message
   assert not target.exists()
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxkd import studies
 from jaxkd.data.source import ArraySource, Splits
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, NonFinite
 from jaxkd.experiment import Experiment
 from tests.methods import toys
 
@@ -59,6 +59,33 @@ def test_the_setting_with_the_best_validation_numbers_is_chosen(tmp_path):
   assert found["candidates"] == 2
   assert found["split"] == "validation"
   assert json.loads((tmp_path / "tune" / "tune.json").read_text()) == found
+
+
+def test_a_candidate_that_diverges_is_never_chosen(tmp_path):
+  wild = experiment(method=toys.supervised(lr=1e38, epochs=4))
+  group = {"lr=wild": wild, "lr=low": experiment()}
+  found = studies.choose(
+    {"a": group}, tmp_path / "t", seeds=(0,), show=toys.quiet
+  )
+  assert found["chosen"] == {"a": "lr=low"}
+  assert list(found["means"]["a"]) == ["lr=low"]
+  study = json.loads((tmp_path / "t" / "study.json").read_text())
+  assert "not finite" in study["diverged"]["a,lr=wild"]
+
+
+def test_diverging_everywhere_is_an_error(tmp_path):
+  wild = experiment(method=toys.supervised(lr=1e38, epochs=4))
+  with pytest.raises(NonFinite):
+    studies.choose(
+      {"a": {"lr=wild": wild}}, tmp_path / "t", seeds=(0,), show=toys.quiet
+    )
+  with pytest.raises(NonFinite, match=r"b: none of lr=wild"):
+    studies.choose(
+      {"a": {"lr=low": experiment()}, "b": {"lr=wild": wild}},
+      tmp_path / "u",
+      seeds=(0,),
+      show=toys.quiet,
+    )
 
 
 def test_every_experiment_gets_as_many_candidates(tmp_path):

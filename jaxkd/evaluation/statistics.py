@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from jaxkd.errors import ConfigError
@@ -31,6 +32,23 @@ class PairedDifference:
   high: float
   p_value: float
   clear: bool
+
+
+def mean(values: ArrayLike, where: ArrayLike | None = None) -> float:
+  """The mean over examples, of those that count.
+
+  Args:
+    values: [N].
+    where: which count, [N]; all by default.
+
+  Returns:
+    The mean; nan if none counts.
+  """
+  values = np.asarray(values, np.float64)
+  weights = None if where is None else np.asarray(where, np.float64)
+  if weights is not None and not weights.any():
+    return math.nan
+  return float(np.average(values, weights=weights))
 
 
 def mean_interval(

@@ -63,6 +63,7 @@ def gradient_descent(
   *,
   learning_rates: Tree,
   through_parameters: bool = False,
+  retaken: Tree | None = None,
 ) -> Tree:
   """Parameters after K steps of plain gradient descent on learned data.
 
@@ -84,6 +85,8 @@ def gradient_descent(
     learning_rates: eta, a number or a tree of them whose leaves stand for
       branches of `start`.
     through_parameters: whether a step's gradient reaches those before it.
+    retaken: as `steps`, at which g_k is taken once more for the data's
+      gradient, at the same theta_k: what a second pass with other dropout does.
 
   Returns:
     theta_K, a tree like `start`.
@@ -98,16 +101,23 @@ def gradient_descent(
 
   def step(carried: tuple[Tree, Tree], given: Tree) -> tuple[Any, None]:
     parameters, total = carried
+    given, again = given
     if not through_parameters:
       parameters = stop_gradient(parameters)
     gradients = jax.grad(loss)(parameters, data, given)
+    if again is not None:
+      gradients = jax.tree.map(
+        lambda x, y: stop_gradient(x) + (y - stop_gradient(y)),
+        gradients,
+        jax.grad(loss)(parameters, data, again),
+      )
     total = jax.tree.map(jnp.add, total, gradients)
     return (descended(parameters, gradients), total), None
 
   start = jax.tree.map(at_least_float32, start)
   carried = start, jax.tree.map(jnp.zeros_like, start)
   redone = jax.checkpoint(step, prevent_cse=False)
-  (parameters, total), _ = jax.lax.scan(redone, carried, steps)
+  (parameters, total), _ = jax.lax.scan(redone, carried, (steps, retaken))
   return parameters if through_parameters else descended(start, total)
 
 

@@ -72,6 +72,7 @@ class RepBlend(Method):
   blend: float = 1.0  # both parameters of Beta; 0 blends nothing
   merged: bool = False  # one quotient of both heads, not a sum of two
   through_parameters: bool = False  # the whole unrolled training, as in MTT
+  resample_dropout: bool = False  # where data get their gradient, as released
   encode_epochs: int = 10
   encode_lr: float = 1e-3  # of Adam
   experts: int = 20
@@ -336,13 +337,16 @@ class RepBlend(Method):
       names = ("chosen", "order", "share")
       return self._loss(run, data, *(given[name] for name in names))
 
+    draws = self.draws(nets.key("inner"))
+    other = jax.random.split(nets.key("resampled"), self.inner_steps)
     reached = losses.gradient_descent(
       inner,
       start,
       data,
-      self.draws(nets.key("inner")),
+      draws,
       learning_rates={way: data[f"rate_{way}"] for way in WAYS},
       through_parameters=self.through_parameters,
+      retaken={**draws, "drop": other} if self.resample_dropout else None,
     )
     if self.merged:
       total = losses.trajectory_matching(reached, end, start=start)
@@ -368,11 +372,14 @@ class RepBlend(Method):
     loss = functools.partial(
       self._loss, data=data, chosen=chosen, order=same, share=1.0
     )
-    loss(nets.student)  # whose parameters can be had from its first run on
-    params = nets.params("student")
-    scaled = {way: _scaled(params[way], data[f"rate_{way}"]) for way in WAYS}
-    total = loss(nets.replaced({"student": scaled}).student)
-    squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(scaled))
+    nets = nets.transformed(
+      "student",
+      lambda heads: {w: _scaled(heads[w], data[f"rate_{w}"]) for w in WAYS},
+    )
+    total = loss(nets.student)
+    squares = sum(
+      jnp.sum(x**2) for x in jax.tree.leaves(nets.params("student"))
+    )
     total += self.student_decay / 2 * squares
     return Loss.mean(total, where=batch["mask"])
 

@@ -155,7 +155,7 @@ class TwoTowers(nn.Module, kw_only=True):
       object.__setattr__(self, "text", self.image.clone())
     super().__post_init__()
 
-  def setup(self):
+  def setup(self) -> None:
     """Makes the learned scale, as a logarithm."""
     if self.learned_scale:
       start = jax.nn.initializers.constant(math.log(self.scale))

@@ -232,17 +232,7 @@ class Trainer:
     phase = phase.planned(epoch)
     steps = phase.length(epoch)
     steps = min(steps, self.settings.max_steps or steps)
-    state = create(
-      self.method,
-      phase,
-      self._variables,
-      rng=self._rng,
-      memory=phase.remembers(self._memory),
-    )
-    best = Best.of(state) if phase.validate else None
-    state, best = jax.device_put(
-      (state, best), self.placement.of((state, best))
-    )
+    state, best = self._first_state(phase)
     work = PhaseRun(
       phase=phase,
       label=f"{phase.name} (seed {self.seed})",
@@ -275,6 +265,18 @@ class Trainer:
     if shared is not None:
       shared.give(stage)
     return {**timing, "preparation_seconds": round(preparation, 3)}
+
+  def _first_state(self, phase: Phase) -> tuple[State, Best | None]:
+    """What a phase starts from, on its devices."""
+    state = create(
+      self.method,
+      phase,
+      self._variables,
+      rng=self._rng,
+      memory=phase.remembers(self._memory),
+    )
+    first = state, Best.of(state) if phase.validate else None
+    return jax.device_put(first, self.placement.of(first))
 
   def _with_targets(
     self, phase: Phase, given: Tree, source: ArraySource

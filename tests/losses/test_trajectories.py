@@ -83,6 +83,18 @@ def test_the_two_gradients_differ_from_the_second_step_on():
   assert float(jnp.abs(both[0] - both[1]).max()) > 1e-3
 
 
+def test_a_gradient_that_is_taken_again_leaves_the_end_where_it_was():
+  same, other = (_descend(DATA, retaken=steps) for steps in (None, STEPS[::-1]))
+  jax.tree.map(np.testing.assert_array_equal, same, other)
+
+  def slope(retaken):
+    return jax.grad(lambda d: _square(_descend(d, retaken=retaken)))(DATA)["x"]
+
+  plain = slope(None)
+  np.testing.assert_allclose(slope(STEPS), plain, rtol=1e-5, atol=1e-7)
+  assert float(jnp.abs(slope(STEPS[::-1]) - plain).max()) > 1e-3
+
+
 def test_a_step_more_costs_parameters_not_activations():
   wide = {"x": jnp.ones((4096, 3)), "y": jnp.ones(4096)}
   everything = jnp.arange(4096)

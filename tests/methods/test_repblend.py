@@ -218,6 +218,16 @@ def test_the_unrolled_gradient_is_another_one():
   np.testing.assert_allclose(one["text"], other["text"], rtol=1e-3, atol=1e-7)
 
 
+def test_dropout_is_resampled_for_the_data_on_request():
+  kept = repblend()
+  again = dataclasses.replace(kept, resample_dropout=True)
+  found = view(kept)
+  totals = [m.match(found, BATCH, START).total for m in (kept, again)]
+  np.testing.assert_array_equal(*totals)
+  a, b = gradient(kept, found), gradient(again, found)
+  assert not np.allclose(a["text"], b["text"], rtol=1e-3)
+
+
 def test_both_heads_count_alike_unless_merged():
   method = repblend(blend=0.0)
   found = view(method)
