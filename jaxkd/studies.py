@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,14 +64,9 @@ def study(
   with Workdir.open(
     workdir, kind="study", digest=identity.digest(described), describe=described
   ) as opened:
-    options = {"store": opened.root / "shared", "show": show}
-    calls = {
-      name: functools.partial(
-        run, one, opened.root / name, config_text=texts.get(name, ""), **options
-      )
-      for name, one in experiments.items()
-    }
-    results, diverged = _finite(calls, drop_diverged)
+    results, diverged = _run_all(
+      experiments, opened.root, texts=texts, show=show, skip=drop_diverged
+    )
     path = opened.root / "study.json"
     previous = files.read_json(path, default={})
     seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
@@ -89,16 +83,27 @@ def study(
   return content
 
 
-def _finite(
-  calls: Mapping[str, Callable[[], Result]], drop_diverged: bool
+def _run_all(
+  experiments: Mapping[str, Experiment],
+  root: Path,
+  *,
+  texts: Mapping[str, str],
+  show: Callable[..., Progress],
+  skip: bool,
 ) -> tuple[dict[str, Result], dict[str, str]]:
-  """Results of runs, and the errors of those that diverged."""
+  """Results, and with `skip` the errors of those that diverged."""
   results, diverged = {}, {}
-  for name, call in calls.items():
+  for name, experiment in experiments.items():
     try:
-      results[name] = call()
+      results[name] = run(
+        experiment,
+        root / name,
+        config_text=texts.get(name, ""),
+        store=root / "shared",
+        show=show,
+      )
     except NonFinite as error:
-      if not drop_diverged or len(diverged) + 1 == len(calls):
+      if not skip or len(diverged) + 1 == len(experiments):
         raise
       diverged[name] = str(error)
   return results, diverged

@@ -222,9 +222,18 @@ class TGeoKD(Method):
     }
 
   def measure(self, nets, batch):
-    """Mean shares where the teacher is right, and where it is wrong."""
+    """Mean shares where the teacher is right or wrong, the student agrees."""
     shown = nets.teacher(batch).logits
     student = nets.student(batch).logits
     shares = self.shares(nets, student, {**batch, "shown": shown})
     right = hits(shown, batch)
-    return {"share/right": (shares, right), "share/wrong": (shares, ~right)}
+    agree = jnp.argmax(shown, axis=-1) == jnp.argmax(student, axis=-1)
+    groups = {
+      "right": right,
+      "wrong": ~right,
+      "right_agree": right & agree,
+      "right_differ": right & ~agree,
+      "wrong_agree": ~right & agree,
+      "wrong_differ": ~right & ~agree,
+    }
+    return {f"share/{name}": (shares, who) for name, who in groups.items()}

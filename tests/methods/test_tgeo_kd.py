@@ -164,6 +164,12 @@ def test_shares_are_reported_where_the_teacher_is_right_and_wrong():
   measured = method.measure(found, batch)
   right, wrong = measured["share/right"][1], measured["share/wrong"][1]
   assert np.all(right != wrong)
+  for name, whole in (("right", right), ("wrong", wrong)):
+    agree, differ = (
+      measured[f"share/{name}_{how}"][1] for how in ("agree", "differ")
+    )
+    np.testing.assert_array_equal(agree | differ, whole)
+    assert not np.any(agree & differ)
 
 
 @pytest.mark.parametrize(
