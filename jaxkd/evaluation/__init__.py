@@ -28,8 +28,6 @@ from jaxkd.evaluation.statistics import (
 )
 from jaxkd.evaluation.subsets import (
   combination_name,
-  frequency_divergence,
-  label_frequencies,
   modality_combinations,
   subset_accuracies,
   weak_set,
@@ -49,9 +47,7 @@ __all__ = [
   "cross_entropy",
   "expected_calibration_error",
   "frechet_distance",
-  "frequency_divergence",
   "head_mass",
-  "label_frequencies",
   "log_softmax",
   "mean_interval",
   "mean_kl",

@@ -105,54 +105,6 @@ def subset_accuracies(
   return {**found, "mean": float(np.mean(list(found.values())))}
 
 
-def label_frequencies(
-  predictions: Any, num_classes: int, mask: Any = None
-) -> np.ndarray:
-  """Returns [C], the share of the examples that were given each label.
-
-  Args:
-    predictions: [...] integers in [0, C).
-    num_classes: C.
-    mask: [...] 0 marks the examples left out.
-
-  Raises:
-    RefusedInput: an entry is not a class, or no example counts.
-  """
-  p = np.asarray(predictions)
-  p = p[classification.kept(mask, p.shape)].astype(np.int64)
-  if not p.size:
-    raise RefusedInput("no predictions, expected at least 1")
-  if p.min() < 0 or p.max() >= num_classes:
-    raise RefusedInput(
-      f"predictions {p.min()} to {p.max()}, expected 0 to {num_classes - 1}"
-    )
-  return np.bincount(p, minlength=num_classes) / p.size
-
-
-def frequency_divergence(frequencies: Any, full: Any) -> np.ndarray:
-  """Returns [...] `KL(softmax(v) || softmax(v_full))` in nats.
-
-  How far the labels that a combination is given are from those of all
-  modalities. MMANet sums it over the epochs in which it looks for the weak
-  combination; that frequencies go through a softmax is its code's choice.
-
-  Args:
-    frequencies: v, [..., C], see `label_frequencies`.
-    full: v_full, [C], of the combination of all modalities.
-
-  Raises:
-    RefusedInput: the numbers of classes differ.
-  """
-  v, v_full = np.asarray(frequencies), np.asarray(full)
-  if v_full.ndim != 1 or v.shape[-1:] != v_full.shape:
-    raise RefusedInput(
-      f"frequencies have shape {v.shape} and those of all modalities"
-      f" {v_full.shape}, expected [..., classes] and [classes]"
-    )
-  log_q, log_full = (classification.log_softmax(x) for x in (v, v_full))
-  return (np.exp(log_q) * (log_q - log_full)).sum(axis=-1)
-
-
 def weak_set(divergence: Any, candidates: Any) -> np.ndarray:
   """Returns int32 [1 + n, M]: the weakest combination and its n modalities.
 

@@ -224,13 +224,11 @@ class MMANet(Method):
     if not self.mine_from <= host.epoch < self.begin:
       return
     labels = host.run(self.predicted, "validation")
-    frequencies = {
-      name: evaluation.label_frequencies(rows, self.num_classes)
-      for name, rows in labels.items()
-    }
     candidates = self._candidates
-    seen = [frequencies[str(n)] for n in range(len(candidates))]
-    added = evaluation.frequency_divergence(seen, frequencies["full"])
+    seen = np.stack([labels[str(n)] for n in range(len(candidates))])
+    added = losses.combination_divergence(
+      seen, labels["full"], self.num_classes
+    )
     total = np.asarray(host.memory["divergence"]) + added
     host.memory["divergence"] = total.astype(np.float32)
     if host.epoch == self.begin - 1:

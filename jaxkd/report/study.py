@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.errors import RefusedInput
-from jaxkd.report import load, style, tables
+from jaxkd.report import load, predictors, style, tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,14 @@ class Row:
 def study_report(workdir: str | os.PathLike) -> dict[str, pathlib.Path]:
   """Writes study.md and study.png beside a study's study.json.
 
+  Where the metrics allow it, subsets.png shows them by combination of
+  modalities and rounds.png by round of queries.
+
   Args:
     workdir: the study's folder.
 
   Returns:
-    "table" and "figure" -> the files.
+    "table", "figure" and, if drawn, "subsets" and "rounds" -> the files.
 
   Raises:
     RefusedInput: the folder is not a workdir, or study.json is absent or is
@@ -67,7 +70,8 @@ def study_report(workdir: str | os.PathLike) -> dict[str, pathlib.Path]:
   page.write_text(_markdown(study, metric, rows), encoding="utf-8")
   with style.drawing():
     path = style.save(_figure(metric, rows), folder / "study.png")
-  return {"table": page, "figure": path}
+    more = predictors.save(study, folder)
+  return {"table": page, "figure": path, **more}
 
 
 def study_table(path: str | os.PathLike) -> str:
