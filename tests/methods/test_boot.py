@@ -140,6 +140,7 @@ def test_a_copied_student_meets_the_boundary_exactly():
   assert loss.metrics["boundary"][0] > 0
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_only_the_boundary_loss_anchors_a_random_student(tmp_path):
   gaps = {}
   for weight in (0.5, 0.0):
@@ -222,6 +223,7 @@ def test_a_sample_takes_one_evaluation():
   assert calls == ["student"]
 
 
+@pytest.mark.slow  # a whole run of all phases
 @pytest.mark.parametrize("after", [4, 8])
 def test_a_run_resumes_with_the_same_noise(tmp_path, after):
   def fit(folder, **options):

@@ -91,6 +91,7 @@ def test_the_pair_loss_reaches_the_students_module_alone(place):
   np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_a_phase_trains_its_module_and_nothing_else(tmp_path):
   trained = {p.name: p.updates[0].trainable for p in m2mkd().phases}
   assert list(trained) == [

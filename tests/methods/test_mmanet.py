@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxkd import losses, nets
 from jaxkd.data import DigitViews
@@ -149,6 +150,7 @@ def test_mining_names_the_pair_that_differs_most(tmp_path):
     }
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_divergences_are_summed_over_the_mining_epochs(tmp_path):
   first = toys.trainer(
     mmanet(mine_from=2), tmp_path / "one", splits=TASK.splits(0)

@@ -54,6 +54,7 @@ def labelled_after(folder, rounds):
   return np.asarray(fitted.memory["labelled"])
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_labels_grow_by_the_query_from_one_of_every_class(tmp_path):
   train, before = splits().train.arrays["label"], None
   for rounds in range(3):
@@ -102,6 +103,7 @@ def test_the_streams_of_a_round_are_what_has_a_label_and_what_has_none():
   np.testing.assert_array_equal(rows, np.arange(5, 24))
 
 
+@pytest.mark.slow  # a whole run of all phases
 @pytest.mark.parametrize("after", [5, 7, 11, 12])
 def test_a_run_resumes_between_rounds_and_inside_them(tmp_path, after):
   _, whole = fit(tmp_path / "whole")
@@ -116,6 +118,7 @@ def test_a_run_resumes_between_rounds_and_inside_them(tmp_path, after):
     )
 
 
+@pytest.mark.slow  # a whole run of all phases
 @pytest.mark.parametrize(
   "strategy", ["coreset", "uncertainty", "badge", "class_balanced", "random"]
 )
@@ -175,6 +178,7 @@ def test_the_teacher_is_fitted_to_the_labels_of_a_round(first, names):
   assert " ".join(phase.name for phase in method.phases) == names
 
 
+@pytest.mark.slow  # a whole run of all phases
 @pytest.mark.parametrize("first", [False, True])
 def test_refitting_moves_prototypes_alone_and_starts_from_the_names(
   tmp_path, first

@@ -108,6 +108,7 @@ def gradient(method, found):
   return jax.grad(total)(found.params("synthetic"))
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_experts_leave_trajectories_from_starts_of_their_own(tmp_path):
   kept = fitted(tmp_path).memory["trajectories"]
   assert set(kept) == {"image", "text"}  # both ways have an expert
@@ -132,6 +133,7 @@ def test_all_that_is_learned_gets_a_gradient():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_the_encoder_and_the_experts_are_left_alone(tmp_path):
   method = repblend()
   phases = {phase.name: phase for phase in method.phases}
@@ -203,6 +205,7 @@ def test_the_first_trajectory_is_met_where_it_begins():
   np.testing.assert_allclose(loss.total, 0.0)
 
 
+@pytest.mark.slow  # four compiled matches
 def test_the_unrolled_gradient_is_another_one():
   plain = repblend(blend=0.0)
   whole = dataclasses.replace(plain, through_parameters=True)
@@ -218,6 +221,7 @@ def test_the_unrolled_gradient_is_another_one():
   np.testing.assert_allclose(one["text"], other["text"], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow  # two compiled matches
 def test_dropout_is_resampled_for_the_data_on_request():
   kept = repblend()
   again = dataclasses.replace(kept, resample_dropout=True)
@@ -237,12 +241,14 @@ def test_both_heads_count_alike_unless_merged():
   assert 0 < together < apart
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_similarities_are_fixed_on_request(tmp_path):
   found = fitted(tmp_path, learn_similarity=False).params["synthetic"]
   np.testing.assert_array_equal(found["right"], 0)
   np.testing.assert_array_equal(found["diagonal"], 1)
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_pairs_start_as_real_ones(tmp_path):
   rates = ("image_lr", "text_lr", "similarity_lr", "rate_lr")
   still = dict.fromkeys(rates, 0.0)
@@ -275,6 +281,7 @@ def test_fresh_heads_descend_at_the_learned_rates():
   np.testing.assert_allclose(total(params, 0.1), total(params, 0.3), rtol=1e-6)
 
 
+@pytest.mark.slow  # a whole run of all phases
 @pytest.mark.parametrize("after", [2, 8, 14, 18])
 def test_a_run_resumes_between_experts_and_amid_outer_steps(tmp_path, after):
   whole = fitted(tmp_path / "whole")

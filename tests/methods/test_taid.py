@@ -125,6 +125,7 @@ def test_the_share_follows_the_mean_over_all_tokens(accumulate):
   assert state.memory["share"].share > 0.4 + 0.6 * 3 / 6  # ahead of the line
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_a_resumed_run_keeps_share_momentum_and_loss(tmp_path):
   def fit(folder, **options):
     return toys.trainer(taid(), folder, splits=splits(), **options).fit()
@@ -176,6 +177,7 @@ def test_wrong_numbers_are_refused(options, message):
     taid(**options)
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_the_phases_share_what_they_can(tmp_path):
   """Teachers and warm students do not depend on what comes after."""
   method, other = taid(), taid(start=1.0, adaptive=False)
