@@ -224,7 +224,7 @@ def test_value_and_gradient_equal_the_oracle(
   _equals_the_oracle(form, *logits, temperature, full=False)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # compiles the family once more
 @ONE_OF_EACH
 @_given(5)
 def test_so_they_do_with_caps_padding_and_standardized_logits(
@@ -291,7 +291,7 @@ def test_absent_classes_and_rows_give_finite_values_and_gradients(form):
     np.testing.assert_array_equal(gradient[:2, 5:], 0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # compiles the family once more
 @ONE_OF_EACH
 def test_one_example_of_one_class_costs_nothing(form):
   logits = np.full((1, 1), 3.0, np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.lax import stop_gradient
 
+from jaxkd import losses
 from tests import golden_tools
-from tests.losses.compiled import losses
 
 BALANCE = golden_tools.cases("mst_distill__load_balance")
 ROUTING = golden_tools.cases("mst_distill__topk_routing")

@@ -72,7 +72,7 @@ def test_eight_devices_equal_one(divergence):
   _agree(divergence, *pair, _mesh(1, 8), **options)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # compiles the family once more
 @EVERY
 def test_so_they_do_with_caps_standardized_logits_and_padding(divergence):
   student, teacher = _logits(3, 24)

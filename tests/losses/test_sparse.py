@@ -21,6 +21,7 @@ MERGING = (
   losses.RenyiDivergence(),
   losses.RenyiDivergence(2.0),
 )
+# The others of the family are slow: each is compiled for five sizes.
 EVERY = pytest.mark.parametrize(
   "divergence",
   [

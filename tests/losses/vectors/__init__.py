@@ -57,7 +57,7 @@ class Check:
     """The value and the gradients of ours.
 
     Args:
-      how: `plain`, `jit`, or `vmap` (beside a second, different example).
+      how: `plain`, `jit`, or `vmap` (compiled, beside a second example).
 
     Returns:
       The value and the gradients by argument, as the reference has them.
