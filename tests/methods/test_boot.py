@@ -96,8 +96,9 @@ def test_distillation_reads_no_data(tmp_path):
   assert max(jax.tree.leaves(change)) > 0
 
 
-def test_no_gradient_reaches_the_branch_at_t_and_the_teacher():
-  method = boot()
+@pytest.mark.parametrize("solver", ["ddim", "heun"])
+def test_no_gradient_reaches_the_branch_at_t_and_the_teacher(solver):
+  method = boot(solver=solver)
   found = view(method)
   noise, t = noise_of(found), jnp.full(8, 0.5)
 
@@ -138,6 +139,29 @@ def test_a_copied_student_meets_the_boundary_exactly():
   assert weight == 8
   loss = method.distil(view(method), BATCH, START)
   assert loss.metrics["boundary"][0] > 0
+
+
+@pytest.mark.slow  # a whole run of all phases
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_student_starts_as_the_teacher_unless_told_not_to(tmp_path, copied):
+  method = boot(copy_teacher=copied, lr=0.0)
+  found = toys.trainer(method, tmp_path, splits=splits()).fit().params
+  same = jax.tree.map(np.array_equal, found["student"], found["teacher"])
+  assert all(jax.tree.leaves(same)) == copied
+
+
+def test_no_time_is_before_the_least_one(monkeypatch):
+  method = boot(t_min=0.4, t_max=0.5, interval=0.3)
+  found, times, run = view(method), [], Nets._run
+
+  def seen(self, role, batch, **options):
+    times.extend(np.ravel(batch["t"]).tolist())
+    return run(self, role, batch, **options)
+
+  monkeypatch.setattr(Nets, "_run", seen)
+  method.distil(found, BATCH, START)
+  assert min(times) == pytest.approx(0.4)
+  assert max(times) == pytest.approx(0.5)
 
 
 @pytest.mark.slow  # a whole run of all phases

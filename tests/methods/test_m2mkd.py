@@ -11,6 +11,7 @@ from jaxkd.method import Step
 from jaxkd.methods import M2mKD
 from jaxkd.network import Network
 from jaxkd.roles import Nets, initialise, usage
+from jaxkd.training import checkpoint
 from tests.methods import toys
 
 START = Step(jnp.int32(0), jnp.int32(0))
@@ -21,7 +22,7 @@ def modular(**options):
   return Network(nets.ModularMLP(**options))
 
 
-def m2mkd(**options):
+def m2mkd(kind=M2mKD, **options):
   defaults = {
     "meta": modular(divided_depths=(1, 1, 1), width=8),
     "teacher": modular(divided_depths=(2, 1, 2), width=8),
@@ -35,7 +36,7 @@ def m2mkd(**options):
     "epochs": 2,
     "lr": 1e-2,
   }
-  return M2mKD(**{**defaults, **options})
+  return kind(**{**defaults, **options})
 
 
 def view(method):
@@ -127,6 +128,32 @@ def test_stitches_are_dropped_at_assembly():
     for layer, part in module.items():
       touched = any(np.any(leaf) for leaf in jax.tree.leaves(part))
       assert touched != layer.endswith("stitch"), (name, layer)
+
+
+@pytest.mark.slow  # a whole run of all phases
+def test_modules_are_assembled_as_they_were_taught(tmp_path):
+  class Still(M2mKD):
+    def distil(self, nets, batch, step):
+      loss = super().distil(nets, batch, step)
+      return loss.replace(total=0 * loss.total)
+
+  trainer = toys.trainer(m2mkd(Still, weight_decay=0.0), tmp_path)
+  fitted, start = trainer.fit().params["student"], trainer._start()[0]
+  for place in range(3):
+    (stage,) = (tmp_path / "stages").glob(f"*module_{place}")
+    taught = checkpoint.load_tree(stage)[0]["params"]["student"]
+    pairs = zip(
+      *(
+        jax.tree.leaves(tree[f"module{place}"])
+        for tree in (fitted, taught, start["student"])
+      ),
+      strict=True,
+    )
+    moved = []
+    for now, then, first in pairs:
+      np.testing.assert_array_equal(now, then)
+      moved.append(np.any(now != first))
+    assert any(moved)
 
 
 def test_the_student_sees_its_own_examples_only():

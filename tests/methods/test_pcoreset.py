@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import nets, selection
+from jaxkd import losses, nets, selection
 from jaxkd.data.source import Splits
 from jaxkd.errors import ConfigError, Preempted
+from jaxkd.method import part
 from jaxkd.methods import PCoreSet
 from jaxkd.network import Network
-from jaxkd.roles import Nets
+from jaxkd.roles import Nets, initialise, usage
+from jaxkd.training.feeds import examples
 from jaxkd.training.phase import Stop
 from tests.methods import toys
 
@@ -23,7 +25,7 @@ def splits():
   )
 
 
-def pcoreset(**options):
+def pcoreset(kind=PCoreSet, **options):
   head = nets.DualHead(
     backbone=nets.MLP(features=(8, 6)), num_classes=toys.CLASSES
   )
@@ -38,7 +40,7 @@ def pcoreset(**options):
     "teacher_steps": 3,
     "lr": 1e-2,
   }
-  return PCoreSet(**{**defaults, **options})
+  return kind(**{**defaults, **options})
 
 
 def fit(folder, method=None, **options):
@@ -88,11 +90,43 @@ def test_queries_cover_the_students_own_probabilities(tmp_path):
 
 
 def test_every_student_starts_from_the_same_tree(tmp_path):
-  method = pcoreset(steps=1, lr=0.0)
-  trainer, fitted = fit(tmp_path, method)
+  starts = {}
+
+  class Watched(PCoreSet):
+    def begin(self, number, host):
+      super().begin(number, host)
+      role = self._students[number]
+      starts[role] = jax.device_get(host.params[role])
+
+  trainer, fitted = fit(tmp_path, pcoreset(Watched))
   first = trainer._start()[0]["round_0"]
-  for name in ("round_0", "round_1", "student"):
-    jax.tree.map(np.testing.assert_array_equal, fitted.params[name], first)
+  assert list(starts) == ["round_0", "round_1", "student"]
+  for role, start in starts.items():
+    jax.tree.map(np.testing.assert_array_equal, start, first)
+    learned = fitted.params[role]["label_head"]["kernel"]
+    assert np.any(learned != first["label_head"]["kernel"])
+
+
+@pytest.mark.parametrize("role", ["round_0", "round_1", "student"])
+def test_every_student_learns_from_labels_and_from_both_streams(role):
+  method = pcoreset()
+  seen = examples(method, splits(), 8)
+  inputs = usage(method, *seen).inputs
+  params, collections = initialise(method, jax.random.key(0), inputs)
+  found = Nets(method.roles, params, collections, memory=method.memory)
+  batch = dict(seen[1]["round_0"])
+  other = part(batch, "unlabelled")
+  batch["shown"] = method.show(found, batch)
+  batch["unlabelled/shown"] = method.show(found, other)
+  ours, free = (found[role](rows).value for rows in (batch, other))
+  kd = lambda s, t: losses.kl(s, t, temperature=2.0).mean()
+  task = losses.cross_entropy(ours["labels"], batch["label"]).mean()
+  expected = 0.5 * task + 0.5 * (
+    kd(ours["teacher"], batch["shown"])
+    + kd(free["teacher"], batch["unlabelled/shown"])
+  )
+  loss = method.distil(role, found, batch, None)
+  np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
 
 
 def test_the_streams_of_a_round_are_what_has_a_label_and_what_has_none():
@@ -208,7 +242,7 @@ def test_sure_names_hold_their_prototypes():
   def slope(confidence):
     memory = {
       "names": params["teacher"]["prototypes"] + 1.0,
-      "confidence": jnp.full(4, confidence),
+      "confidence": confidence,
     }
 
     def total(teacher):
@@ -219,9 +253,23 @@ def test_sure_names_hold_their_prototypes():
     return jax.jit(jax.grad(total))(params["teacher"])["prototypes"]
 
   # d/dP mean_c a_c |P_c - P0_c|^2 = 2 a_c (P_c - P0_c) / C
+  sure = jnp.array([0.0, 0.2, 0.5, 1.0])
+  expected = np.broadcast_to(-2 * sure[:, None] / 4, (4, 5))
   np.testing.assert_allclose(
-    slope(1.0) - slope(0.0), 2 * (-1.0) / 4, rtol=1e-3, atol=1e-5
+    slope(sure) - slope(0 * sure), expected, rtol=1e-3, atol=1e-5
   )
+
+
+@pytest.mark.parametrize("name", ["refit_0", "round_0"])
+def test_the_first_step_has_a_rate_of_zero(name):
+  (phase,) = (phase for phase in clap().phases if phase.name == name)
+  (update,) = phase.planned(10).updates
+  ones, changes = {"w": jnp.ones(1)}, []
+  state = update.optimizer.init(ones)
+  for _ in range(2):
+    change, state = update.optimizer.update(ones, state, ones)
+    changes.append(float(change["w"][0]))
+  assert changes[1] < changes[0] == 0
 
 
 def _drawn(method):

@@ -112,7 +112,8 @@ def gradient(method, found):
 def test_experts_leave_trajectories_from_starts_of_their_own(tmp_path):
   kept = fitted(tmp_path).memory["trajectories"]
   assert set(kept) == {"image", "text"}  # both ways have an expert
-  for leaf in jax.tree.leaves(kept["image"]["projection"]["kernel"]):
+  for way in ("image", "text"):
+    leaf = kept[way]["projection"]["kernel"]
     assert leaf.shape[:2] == (2, 3)
     assert not np.array_equal(leaf[0, 0], leaf[1, 0])
     for number in range(2):
@@ -183,6 +184,37 @@ def test_blending_is_after_the_encoder_and_leaves_targets_as_they_are():
   np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+def test_similarities_of_a_mini_batch_are_low_rank():
+  method = repblend(similarity_scale=3.0)
+  found = view(method)
+  right = jax.random.normal(jax.random.key(2), (8, 2))
+  pairs = {**method._pairs(found), "right": right}
+  chosen = jnp.array([6, 1, 4, 3])
+  run = functools.partial(found.expert, train=False)
+  value = method._loss(run, pairs, chosen, jnp.arange(4), 1.0)
+  out = found.expert({n: pairs[n][chosen] for n in ("embedded", "text")}).value
+  scores = out["image"] @ out["text"].T / 0.07
+  whole = jnp.diag(pairs["diagonal"]) + 3 / 2 * pairs["left"] @ right.T
+  expected = losses.balanced_similarity_bce(scores, whole[chosen][:, chosen])
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+def test_experts_see_one_caption_of_an_image_at_a_time_and_all_in_turn():
+  method = repblend()
+  found = view(method)
+  batch = examples(method, splits(), 8)[1]["expert_0"]
+  batch = {**batch, "embedded": method.embed(found, batch)}
+
+  def total(captions):
+    given = {**batch, "caption_features": captions}
+    return method.contrast(found, given, START).total
+
+  slopes = jax.grad(total)(jnp.asarray(batch["caption_features"]))
+  seen = np.any(slopes, axis=2)
+  np.testing.assert_array_equal(seen.sum(1), 1)
+  assert np.all(seen.any(0))
+
+
 def test_examples_of_inner_steps_come_from_shuffled_lists():
   method = repblend(inner_steps=5, inner_batch=4)
   chosen = method.draws(jax.random.key(0))["chosen"]
@@ -232,6 +264,17 @@ def test_dropout_is_resampled_for_the_data_on_request():
   assert not np.allclose(a["text"], b["text"], rtol=1e-3)
 
 
+@pytest.mark.slow  # two compiled matches
+def test_the_second_pass_differs_in_dropout_alone():
+  head = nets.ProjectionHead(features=SPACE, dropout=0.0)
+  towers = nets.TwoTowers(image=head, text=head, learned_scale=False)
+  kept = repblend(heads=Network(towers, inputs=("embedded", "text")))
+  again = dataclasses.replace(kept, resample_dropout=True)
+  found = view(kept)
+  a, b = gradient(kept, found), gradient(again, found)
+  np.testing.assert_allclose(a["text"], b["text"], rtol=1e-4, atol=1e-6)
+
+
 def test_both_heads_count_alike_unless_merged():
   method = repblend(blend=0.0)
   found = view(method)
@@ -242,10 +285,11 @@ def test_both_heads_count_alike_unless_merged():
 
 
 @pytest.mark.slow  # a whole run of all phases
-def test_similarities_are_fixed_on_request(tmp_path):
-  found = fitted(tmp_path, learn_similarity=False).params["synthetic"]
-  np.testing.assert_array_equal(found["right"], 0)
-  np.testing.assert_array_equal(found["diagonal"], 1)
+@pytest.mark.parametrize("learned", [True, False])
+def test_similarities_are_learned_unless_fixed_on_request(tmp_path, learned):
+  found = fitted(tmp_path, learn_similarity=learned).params["synthetic"]
+  assert np.any(found["right"] != 0) == learned
+  assert np.any(found["diagonal"] != 1) == learned
 
 
 @pytest.mark.slow  # a whole run of all phases
@@ -279,6 +323,21 @@ def test_fresh_heads_descend_at_the_learned_rates():
     a, b = (g[way]["fc"]["kernel"] for g in (slow, fast))
     np.testing.assert_allclose(b, factor * a, rtol=1e-4, atol=1e-7)
   np.testing.assert_allclose(total(params, 0.1), total(params, 0.3), rtol=1e-6)
+
+
+@pytest.mark.slow  # a whole run of all phases
+def test_the_heads_that_learn_from_the_pairs_are_fresh(tmp_path):
+  still = {"rate": 0.0, "rate_lr": 0.0}
+  trainer = toys.trainer(repblend(**still), tmp_path, splits=splits())
+  found, start = trainer.fit().params, trainer._start()[0]
+  jax.tree.map(
+    np.testing.assert_array_equal, found["student"], start["student"]
+  )
+  for way in ("image", "text"):
+    ours, expert = (
+      found[role][way]["projection"]["kernel"] for role in ("student", "expert")
+    )
+    assert np.any(ours != expert)
 
 
 @pytest.mark.slow  # a whole run of all phases

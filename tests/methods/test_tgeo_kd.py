@@ -77,8 +77,9 @@ def test_the_controllers_gradient_is_that_of_finite_differences(steps):
   np.testing.assert_allclose(along, slope, rtol=0.05, atol=1e-5)
 
 
-def test_the_virtual_step_is_one_of_gradient_descent():
-  method = tgeo(unrolled_lr=0.7)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_virtual_steps_are_those_of_gradient_descent(steps):
+  method = tgeo(unrolled_steps=steps, unrolled_lr=0.7)
   found, batch = view(method)
   student, controller = found.params("student"), found.params("controller")
 
@@ -92,9 +93,10 @@ def test_the_virtual_step_is_one_of_gradient_descent():
     task = losses.cross_entropy(logits, batch["label"])
     return jnp.mean(jax.lax.stop_gradient(share) * (kd - task) + task)
 
-  after = jax.tree.map(
-    lambda w, g: w - 0.7 * g, student, jax.grad(inner)(student)
-  )
+  after = student
+  for _ in range(steps):
+    slopes = jax.grad(inner)(after)
+    after = jax.tree.map(lambda w, g: w - 0.7 * g, after, slopes)
   logits = toys.mlp().apply({"params": after}, {"image": batch["held/image"]})
   expected = losses.cross_entropy(logits[0].logits, batch["held/label"]).mean()
   np.testing.assert_allclose(
