@@ -47,7 +47,8 @@ class DHO(Method):
   teacher_epochs: int = 0
   epochs: int = 200  # of the unlabelled examples
   labelled_batch: int | None = None  # the task's if not given
-  lr: float = 1e-3  # of AdamW
+  teacher_lr: float = 1e-3  # of AdamW
+  lr: float = 1e-3  # of AdamW, the student's
   weight_decay: float = 1e-4
   warm_up: float = 0.1  # share of the steps; then along a line to 0
 
@@ -70,7 +71,7 @@ class DHO(Method):
         Update(
           trainable=("teacher",),
           loss=self.teach,
-          optimizer=optax.adamw(self.lr),
+          optimizer=optax.adamw(self.teacher_lr),
         ),
       ),
       epochs=max(self.teacher_epochs, 1),
