@@ -126,17 +126,19 @@ def counted(batch: Batch) -> Array:
   return batch["mask"][:, None] * batch["token_mask"]
 
 
-def label_loss(logits: Array, batch: Batch) -> Loss:
+def label_loss(logits: Array, batch: Batch, label: str = "label") -> Loss:
   """Mean cross entropy of the batch's labels, with accuracy beside it.
 
   Args:
     logits: [B, ..., C].
     batch: has `label`, integers [B, ...], and what `counted` reads.
+    label: the entry that is learned, if another one; the accuracy is always
+      that of `label`.
 
   Returns:
     The loss, in nats, with metrics `task` and `accuracy`.
   """
-  task = losses.cross_entropy(logits, batch["label"])
+  task = losses.cross_entropy(logits, batch[label])
   return Loss.mean(
     task,
     where=counted(batch),

@@ -1,4 +1,4 @@
-"""Numbers that change with the epoch: weights and temperatures of losses."""
+"""Numbers that change in training: weights, temperatures, learning rates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxkd.errors import ConfigError
 
@@ -87,3 +88,22 @@ Scheduled = float | Interpolated | Decayed
 def at(value: Any, epoch: Array) -> Any:
   """The value of a schedule in an epoch; anything else as it is."""
   return value(epoch) if isinstance(value, Interpolated | Decayed) else value
+
+
+def rise_and_fall(
+  highest: float, updates: int, warm_up: float
+) -> optax.Schedule:
+  """A learning rate that rises along a line from 0, and falls along one to 0.
+
+  Args:
+    highest: the rate at the end of the rise.
+    updates: number of updates in all.
+    warm_up: share of them in which it rises; one update at least.
+
+  Returns:
+    The rate by update.
+  """
+  rising = max(1, round(warm_up * updates))
+  up = optax.linear_schedule(0.0, highest, rising)
+  down = optax.linear_schedule(highest, 0.0, updates - rising)
+  return optax.join_schedules((up, down), (rising,))

@@ -58,6 +58,7 @@ ARROWS = {
     "network",
     "nets",
     "losses",
+    "schedules",
     "selection",
     "evaluation",
     "terms",

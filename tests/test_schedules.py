@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxkd.errors import ConfigError
-from jaxkd.schedules import Decayed, Interpolated, at
+from jaxkd.schedules import Decayed, Interpolated, at, rise_and_fall
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,16 @@ def test_points_that_are_no_function_are_refused(epochs, values):
 def test_a_decay_that_never_moves_or_dies_is_refused(wrong):
   with pytest.raises(ConfigError, match="Decayed: .*expected a factor"):
     Decayed(value=1.0, **wrong)
+
+
+@pytest.mark.parametrize(
+  ("update", "rate"), [(0, 0.0), (1, 0.15), (2, 0.3), (11, 0.15), (20, 0.0)]
+)
+def test_a_rate_rises_and_falls_along_lines(update, rate):
+  schedule = rise_and_fall(0.3, 20, 0.1)
+  np.testing.assert_allclose(schedule(update), rate, atol=1e-7)
+
+
+def test_a_rate_rises_in_one_update_at_least():
+  schedule = rise_and_fall(0.3, 4, 0.0)
+  np.testing.assert_allclose([schedule(0), schedule(1)], [0.0, 0.3], rtol=1e-6)

@@ -19,8 +19,17 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
-from jaxkd import losses
-from jaxkd.method import Loss, Method, Phase, Stream, Update, hits, part
+from jaxkd import losses, schedules
+from jaxkd.method import (
+  Loss,
+  Method,
+  Phase,
+  Stream,
+  Update,
+  hits,
+  label_loss,
+  part,
+)
 from jaxkd.network import Network, Outputs
 
 
@@ -93,25 +102,14 @@ class DHO(Method):
     return (teach, distil) if self.teacher_epochs else (distil,)
 
   def _adamw(self, updates):
-    rising = max(1, round(self.warm_up * updates))
-    schedule = optax.join_schedules(
-      (
-        optax.linear_schedule(0.0, self.lr, rising),
-        optax.linear_schedule(self.lr, 0.0, updates - rising),
-      ),
-      (rising,),
-    )
+    schedule = schedules.rise_and_fall(self.lr, updates, self.warm_up)
     return optax.adamw(schedule, weight_decay=self.weight_decay)
 
   def teach(self, nets, batch, step):
     """Cross entropy of the teacher, of the labels that it is given."""
     del step
     logits = nets.teacher(batch).logits
-    return Loss.mean(
-      losses.cross_entropy(logits, batch[self.teacher_label]),
-      where=batch["mask"],
-      metrics={"accuracy": hits(logits, batch)},
-    )
+    return label_loss(logits, batch, self.teacher_label)
 
   def show(self, nets, batch):
     """What the teacher shows of an example: logits."""

@@ -24,9 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxkd import losses, selection
+from jaxkd import losses, schedules, selection
 from jaxkd.errors import ConfigError
-from jaxkd.method import Loss, Method, Phase, Stream, Update, hits, part
+from jaxkd.method import (
+  Loss,
+  Method,
+  Phase,
+  Stream,
+  Update,
+  label_loss,
+  part,
+)
 from jaxkd.network import Network, Outputs
 
 STRATEGIES = (
@@ -180,10 +188,7 @@ class PCoreSet(Method):
     return optax.adamw(self._rate(self.lr, updates))
 
   def _rate(self, highest, updates):
-    rising = max(1, round(self.warm_up * updates))
-    up = optax.linear_schedule(0.0, highest, rising)
-    down = optax.linear_schedule(highest, 0.0, updates - rising)
-    return optax.join_schedules((up, down), (rising,))
+    return schedules.rise_and_fall(highest, updates, self.warm_up)
 
   def label(self, number, host):
     """The labels of a round."""
@@ -288,12 +293,7 @@ class PCoreSet(Method):
   def teach(self, nets, batch, step):
     """Cross entropy of the teacher."""
     del step
-    logits = nets.teacher(batch).logits
-    return Loss.mean(
-      losses.cross_entropy(logits, batch["label"]),
-      where=batch["mask"],
-      metrics={"accuracy": hits(logits, batch)},
-    )
+    return label_loss(nets.teacher(batch).logits, batch)
 
   def show(self, nets, batch):
     """What the teacher shows of an example: logits."""

@@ -137,11 +137,7 @@ class TGeoKD(Method):
     """Cross entropy of the teacher, of the labels that it is given."""
     del step
     logits = nets.teacher(batch).logits
-    return Loss.mean(
-      losses.cross_entropy(logits, batch[self.teacher_label]),
-      where=batch["mask"],
-      metrics={"accuracy": hits(logits, batch)},
-    )
+    return label_loss(logits, batch, self.teacher_label)
 
   def show(self, nets, batch):
     """The frozen teacher's logits."""
