@@ -138,7 +138,13 @@ def test_without_a_choice_the_mixture_is_the_given_one(tmp_path):
 # Vectors of the released code.
 
 
-@pytest.mark.parametrize("case", golden_tools.cases("dho__losses"))
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(c, marks=() if c in ("case0", "case2") else pytest.mark.slow)
+    for c in golden_tools.cases("dho__losses")
+  ],
+)
 def test_the_loss_is_that_of_the_released_code(case):
   arrays = golden_tools.cases("dho__losses")[case]
 

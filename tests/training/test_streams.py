@@ -136,7 +136,15 @@ def test_a_role_can_start_where_another_one_started(tmp_path):
   assert max(jax.tree.leaves(own)) > 0.2
 
 
-@pytest.mark.parametrize("after", [3, 6, 7, 9])
+@pytest.mark.parametrize(
+  "after",
+  [
+    pytest.param(3, marks=pytest.mark.slow),
+    6,
+    7,
+    pytest.param(9, marks=pytest.mark.slow),
+  ],
+)
 def test_a_run_resumes_between_and_inside_rounds(tmp_path, after):
   _, expected = fit(tmp_path / "whole")
   options = {"settings": {"checkpoint_every_steps": 2}}
