@@ -330,9 +330,7 @@ def measure(
   rows = source.take(np.arange(len(source)))
   evaluation = experiment.evaluation(kept, rows, experiment.task)
   evaluation["measures"] = {
-    name: statistics.mean(
-      *(value if isinstance(value, tuple) else (value, None))
-    )
+    name: statistics.mean(*(value if isinstance(value, tuple) else (value,)))
     for name, value in measures.items()
   }
   return evaluation

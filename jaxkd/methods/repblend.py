@@ -337,8 +337,10 @@ class RepBlend(Method):
       names = ("chosen", "order", "share")
       return self._loss(run, data, *(given[name] for name in names))
 
-    draws = self.draws(nets.key("inner"))
-    other = jax.random.split(nets.key("resampled"), self.inner_steps)
+    draws, retaken = self.draws(nets.key("inner")), None
+    if self.resample_dropout:
+      other = jax.random.split(nets.key("resampled"), self.inner_steps)
+      retaken = {**draws, "drop": other}
     reached = losses.gradient_descent(
       inner,
       start,
@@ -346,7 +348,7 @@ class RepBlend(Method):
       draws,
       learning_rates={way: data[f"rate_{way}"] for way in WAYS},
       through_parameters=self.through_parameters,
-      retaken={**draws, "drop": other} if self.resample_dropout else None,
+      retaken=retaken,
     )
     if self.merged:
       total = losses.trajectory_matching(reached, end, start=start)
