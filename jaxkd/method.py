@@ -222,11 +222,14 @@ class Stream:
     rows: picks their numbers [n] from the split, from what the method
       remembers when the phase begins; all if not given.
     batch_size: examples in a step; the task's if not given.
+    replace: drawn with replacement: every batch is full, however few examples
+      there are, and an epoch is only a number of steps.
   """
 
   split: str
   rows: Callable[[Mapping[str, Tree]], np.ndarray] | None = None
   batch_size: int | None = None
+  replace: bool = False
 
 
 def part(batch: Batch, stream: str) -> Batch:

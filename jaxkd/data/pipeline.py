@@ -32,11 +32,14 @@ class Feed:
     source: The examples.
     batch_size: Examples in a batch over all processes.
     seed: Decides the order of every epoch.
+    replace: Every example of every batch is drawn from all of them, instead of
+      each once in an epoch; no batch is then filled up.
   """
 
   source: ArraySource
   batch_size: int
   seed: int
+  replace: bool = False
 
   def __post_init__(self):
     """Raises `ConfigError` for a number out of range."""
@@ -45,13 +48,22 @@ class Feed:
 
   def batch(self, step: int, process: int = 0, processes: int = 1) -> Batch:
     """Returns batch number `step`, or one process's part of it."""
+    size = self.batch_size // processes
+    rows = slice(process * size, (process + 1) * size)
+    if self.replace:
+      drawn = randomness.draws(
+        self.batch_size,
+        among=len(self.source),
+        seed=self.seed,
+        purpose="drawn with replacement",
+        round_index=int(step),
+      )
+      return _gather(self.source, drawn, self.batch_size, 0, rows)
     steps = steps_per_epoch(self.source, self.batch_size)
     epoch, step = divmod(int(step), steps)
     order = randomness.permutation(
       len(self.source), seed=self.seed, purpose="epoch order", round_index=epoch
     )
-    size = self.batch_size // processes
-    rows = slice(process * size, (process + 1) * size)
     return _gather(self.source, order, self.batch_size, step, rows)
 
 

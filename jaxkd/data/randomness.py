@@ -38,6 +38,22 @@ def permutation(
   return order
 
 
+def draws(
+  count: int, *, among: int, seed: int, purpose: str, round_index: int = 0
+) -> np.ndarray:
+  """Returns `count` independent draws from 0..among-1, equally likely.
+
+  Args:
+    count: Number of draws.
+    among: Number of things to draw from.
+    seed: Seed of the experiment, 0..2**64-1.
+    purpose: What the draws are for; two purposes are independent.
+    round_index: Which of the draws for this purpose, e.g. the step.
+  """
+  raw = _bits(seed, purpose, round_index).random_raw(count)
+  return (raw % np.uint64(among)).astype(np.int64)
+
+
 def generator(*, seed: int, purpose: str) -> np.random.Generator:
   """Returns a generator for draws of one purpose, e.g. `"image noise"`."""
   return np.random.Generator(_bits(seed, purpose, 0))

@@ -177,7 +177,7 @@ class PCoreSet(Method):
     return Phase(
       name=f"round_{number}",
       updates=(update,),
-      stream=Stream("train", rows=_labelled),
+      stream=Stream("train", rows=_labelled, replace=True),
       beside={"unlabelled": Stream("train", rows=_unlabelled)},
       targets={"shown": self.show} if self.teacher_weight else {},
       begin=functools.partial(self.begin, number),

@@ -51,7 +51,8 @@ class TAID(Method):
   teacher_steps: int = 1000
   warm_steps: int = 0
   steps: int = 1000  # N
-  lr: float = 1e-4  # of AdamW, falls to 0 along a cosine
+  teacher_lr: float = 1e-4  # of AdamW, falls to 0 along a cosine
+  lr: float = 1e-4  # the student's, likewise
   weight_decay: float = 0.01  # of matrices
   clip: float = 1.0  # largest norm of a gradient
 
@@ -78,36 +79,40 @@ class TAID(Method):
   @property
   def phases(self):
     """First the teacher, then the student on text, then on the teacher."""
-    found = [
-      Phase(
-        name=name,
-        updates=(self._update(role, loss),),
-        steps=steps,
-        validate=validate,
-        memory=(),
+    found = []
+    if self.teacher_steps:
+      update = self._update("teacher", self.teach, self.teacher_lr)
+      found.append(
+        Phase(
+          name="teach",
+          updates=(update,),
+          steps=self.teacher_steps,
+          validate=self.judge,
+          memory=(),
+        )
       )
-      for name, role, loss, validate, steps in (
-        ("teach", "teacher", self.teach, self.judge, self.teacher_steps),
-        ("warm", "student", self.warm, None, self.warm_steps),
+    if self.warm_steps:
+      update = self._update("student", self.warm, self.lr)
+      found.append(
+        Phase(name="warm", updates=(update,), steps=self.warm_steps, memory=())
       )
-      if steps
-    ]
-    distil = dataclasses.replace(
-      self._update("student", self.distil), remember=self.advance
-    )
-    return (
-      *found,
+    update = self._update("student", self.distil, self.lr)
+    found.append(
       Phase(
-        name="distil", updates=(distil,), steps=self.steps, begin=self.begin
-      ),
+        name="distil",
+        updates=(dataclasses.replace(update, remember=self.advance),),
+        steps=self.steps,
+        begin=self.begin,
+      )
     )
+    return tuple(found)
 
-  def _update(self, role, loss):
+  def _update(self, role, loss, lr):
     def adamw(updates):
       return optax.chain(
         optax.clip_by_global_norm(self.clip),
         optax.adamw(
-          optax.cosine_decay_schedule(self.lr, updates),
+          optax.cosine_decay_schedule(lr, updates),
           weight_decay=self.weight_decay,
           mask=_matrices,
         ),

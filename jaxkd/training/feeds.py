@@ -42,7 +42,8 @@ def feeds(
     bits = jax.random.bits(key_of(rng, f"stream/{label}"), dtype=np.uint32)
     size = (stream and stream.batch_size) or batch_size
     source = _source(phase, stream, splits, size)
-    found[name] = Feed(source, size, int(bits))
+    replace = stream is not None and stream.replace
+    found[name] = Feed(source, size, int(bits), replace)
   return found
 
 

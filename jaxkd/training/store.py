@@ -28,7 +28,13 @@ def key_of_phase(work: PhaseRun, validation: ArraySource) -> str:
     work.program.fingerprint,
     checkpoint.tree_digest({"state": work.state, "frozen": work.frozen}),
     [
-      (name, pipeline.fingerprint(feed.source), feed.batch_size, feed.seed)
+      (
+        name,
+        pipeline.fingerprint(feed.source),
+        feed.batch_size,
+        feed.seed,
+        feed.replace,
+      )
       for name, feed in work.feeds.items()
     ],
     pipeline.fingerprint(validation),

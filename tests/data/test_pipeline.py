@@ -180,13 +180,25 @@ def test_streams_beside_keep_their_own_epochs_and_names():
     )
 
 
-def test_processes_share_every_stream_alike():
-  beside = {"few": Feed(source(4), 2, 1)}
-  whole = next(pipeline.stream(Feed(source(), 4, 5), beside=beside))
+def test_batches_drawn_with_replacement_are_full_and_even():
+  iterator = pipeline.stream(Feed(source(3), 8, 5, replace=True))
+  batches = [next(iterator) for _ in range(300)]
+  assert all(np.all(batch["mask"] == 1) for batch in batches)
+  drawn = np.stack([batch["index"] for batch in batches])
+  assert len(np.unique(drawn, axis=0)) > 250
+  counts = np.bincount(drawn.ravel(), minlength=3)
+  assert np.all(abs(counts - 800) < 5 * np.sqrt(2400 * 2 / 9))
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_processes_share_every_stream_alike(replace):
+  beside = {"few": Feed(source(4), 2, 1, replace)}
+  main = Feed(source(), 4, 5, replace)
+  whole = next(pipeline.stream(main, beside=beside))
   parts = [
     next(
       pipeline.stream(
-        Feed(source(), 4, 5),
+        main,
         beside=beside,
         process_index=p,
         process_count=2,

@@ -26,6 +26,18 @@ def test_purposes_and_rounds_are_independent_orders():
   assert len(np.unique(orders, axis=0)) == 4
 
 
+def test_draws_are_equally_likely_and_of_their_round_alone():
+  first, again, other = (
+    randomness.draws(6000, among=6, seed=1, purpose="a", round_index=r)
+    for r in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert np.mean(first == other) < 0.25
+  counts = np.bincount(first)
+  assert len(counts) == 6
+  assert np.all(abs(counts - 1000) < 5 * np.sqrt(6000 * 5 / 36))
+
+
 def test_an_order_cannot_be_written_to():
   with pytest.raises(ValueError, match="read-only"):
     randomness.permutation(5, seed=0, purpose="a")[0] = 1

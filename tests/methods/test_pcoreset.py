@@ -133,6 +133,7 @@ def test_the_streams_of_a_round_are_what_has_a_label_and_what_has_none():
   phase = pcoreset().phases[-1]
   memory = {"labelled": jnp.arange(24) < 5}
   np.testing.assert_array_equal(phase.stream.rows(memory), np.arange(5))
+  assert phase.stream.replace
   rows = phase.beside["unlabelled"].rows(memory)
   np.testing.assert_array_equal(rows, np.arange(5, 24))
 

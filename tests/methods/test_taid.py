@@ -52,6 +52,7 @@ def taid(**options):
     "warm_steps": 2,
     "steps": 6,
     "rate": 0.3,
+    "teacher_lr": 1e-2,
     "lr": 1e-2,
   }
   return TAID(**{**defaults, **options})
@@ -152,6 +153,20 @@ def test_the_first_step_leaves_the_share_where_it_is(tmp_path):
   np.testing.assert_allclose(share.share, 0.4)
   assert share.momentum == 0
   assert share.ready
+
+
+def test_the_teacher_has_a_rate_of_its_own():
+  method = taid(teacher_lr=0.5, lr=0.25, warm_steps=2, weight_decay=0.0)
+  params = {"head": {"bias": jnp.ones(2)}}
+  rates = {}
+  for phase in method.phases:
+    (update,) = phase.planned(3).updates
+    state = update.optimizer.init(params)
+    change, _ = update.optimizer.update(params, state, params)
+    rates[phase.name] = -float(change["head"]["bias"][0])
+  assert rates == pytest.approx(
+    {"teach": 0.5, "warm": 0.25, "distil": 0.25}, rel=1e-4
+  )
 
 
 def test_only_matrices_decay():
