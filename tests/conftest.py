@@ -4,6 +4,7 @@ What JAX reads from the environment is set before anything imports it, and
 reaches the processes that tests start.
 """
 
+import gc
 import os
 
 import hypothesis
@@ -20,6 +21,10 @@ hypothesis.settings.register_profile(
   "jaxkd", derandomize=True, deadline=None, database=None
 )
 hypothesis.settings.load_profile("jaxkd")
+
+# Compiled programs and their traces are millions of objects that live long:
+# looking through them for cycles takes a seventh of the suite's time.
+gc.set_threshold(10_000, 50, 100)
 
 
 def pytest_configure(config):

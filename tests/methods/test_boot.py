@@ -81,6 +81,7 @@ def noise_of(found):
   return jax.random.normal(found.key("noise"), (8, SIZE))
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_distillation_reads_no_data(tmp_path):
   method = boot()
   found = view(method)

@@ -15,6 +15,7 @@ from jaxkd.training import checkpoint
 from tests.methods import toys
 
 START = Step(jnp.int32(0), jnp.int32(0))
+PLACES = [pytest.param(0, marks=pytest.mark.slow), 1, 2]
 
 
 def modular(**options):
@@ -50,7 +51,7 @@ def apply(network, params, x, method, index):
   return network.module.apply({"params": params}, x, index=index, method=method)
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_hybrid_is_prefix_module_and_suffix(place):
   method = m2mkd()
   found, batch = view(method)
@@ -66,7 +67,7 @@ def test_a_hybrid_is_prefix_module_and_suffix(place):
   )
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", PLACES)
 def test_the_pair_loss_reaches_the_students_module_alone(place):
   method = m2mkd()
   found, batch = view(method)

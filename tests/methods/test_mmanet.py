@@ -124,6 +124,7 @@ def test_without_a_weak_combination_the_auxiliary_head_learns_nothing():
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient)) == learns
 
 
+@pytest.mark.slow  # three whole runs
 def test_mining_names_the_pair_that_differs_most(tmp_path):
   method = mmanet()
 

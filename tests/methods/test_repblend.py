@@ -125,6 +125,7 @@ def test_experts_leave_trajectories_from_starts_of_their_own(tmp_path):
   )
 
 
+@pytest.mark.slow  # differentiates unrolled steps twice
 def test_all_that_is_learned_gets_a_gradient():
   method = repblend(blend=1.0)
   found = gradient(method, view(method))
@@ -367,6 +368,7 @@ def test_wrong_options_are_refused(options, message):
     repblend(**options)
 
 
+@pytest.mark.slow  # trains experts first
 def test_more_pairs_than_examples_are_refused(tmp_path):
   with pytest.raises(ConfigError, match="at most the 24 examples"):
     fitted(tmp_path, pairs=25)

@@ -55,7 +55,7 @@ def held_out(method, found, batch, controller):
   return loss.total / loss.weight
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_controllers_gradient_is_that_of_finite_differences(steps):
   method = tgeo(unrolled_steps=steps, unrolled_lr=0.5)
   found, batch = view(method)

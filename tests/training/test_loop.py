@@ -259,7 +259,10 @@ def test_the_first_memory_of_a_method_stays_usable(tmp_path):
 # Stopping and resuming.
 
 
-@pytest.mark.parametrize("after", [1, 4, 6, 8])
+@pytest.mark.parametrize(
+  "after",
+  [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6, 8))],
+)
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, after):
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
   settings = {"log_every_steps": 5}

@@ -141,7 +141,7 @@ def test_a_role_can_start_where_another_one_started(tmp_path):
   [
     pytest.param(3, marks=pytest.mark.slow),
     6,
-    7,
+    pytest.param(7, marks=pytest.mark.slow),
     pytest.param(9, marks=pytest.mark.slow),
   ],
 )
