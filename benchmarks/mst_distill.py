@@ -27,13 +27,12 @@ from benchmarks import harness
 from jaxkd.data import pipeline
 from jaxkd.data.pipeline import Feed
 from jaxkd.data.source import ArraySource, Splits
-from jaxkd.experiment import count_params
 from jaxkd.method import Batch, Phase
 from jaxkd.methods.mst_distill import MSTDistill
 from jaxkd.nets import CNNI, LeNet5, ThreeLayerCNN
 from jaxkd.network import Network
 from jaxkd.parallel import Mesh, Placement
-from jaxkd.roles import initialise
+from jaxkd.roles import count_params, initialise
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build
 from jaxkd.training.state import State, create, frozen
@@ -301,7 +300,7 @@ def measure(budget: Budget) -> dict[str, Any]:
   run.last_stage()
   return {
     **head,
-    "parameters": count_params(run.ours.method, run.ours.batch),
+    "parameters": count_params(run.ours.method.roles, run.ours.usage.inputs),
     **{f"{name}_s": round(value, 6) for name, value in run.seconds.items()},
     **whole_stage(run.seconds, head["steps_per_epoch"]),
     "fastest_s": run.fastest,

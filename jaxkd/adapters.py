@@ -7,6 +7,7 @@ see the output of every submodule under its path.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import functools
@@ -96,8 +97,29 @@ def tap(path: str, output: Any) -> Any:
   return _probes[-1].visit(path, output) if _probes else output
 
 
+class Adapter(abc.ABC):
+  """Runs the modules of one library; hashed, as compiled functions keep it."""
+
+  @abc.abstractmethod
+  def init(self, rng: Array, inputs: Sequence[Any]) -> Variables:
+    """Returns fresh variables by collection."""
+
+  @abc.abstractmethod
+  def apply(
+    self,
+    variables: Variables,
+    inputs: Sequence[Any],
+    *,
+    train: bool,
+    rngs: Mapping[str, Array],
+    probe: Probe,
+    method: str | None,
+  ) -> tuple[Any, Variables]:
+    """Returns the value and the collections that the pass changed."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Linen:
+class Linen(Adapter):
   """Runs a `flax.linen` module."""
 
   module: linen.Module
@@ -157,7 +179,7 @@ class Linen:
 
 
 @dataclasses.dataclass(frozen=True)
-class NNX:
+class NNX(Adapter):
   """Runs a `flax.nnx` module.
 
   Attributes:
@@ -169,12 +191,7 @@ class NNX:
   def init(self, rng: Array, inputs: Sequence[Any]) -> Variables:
     """Returns `params` (`nnx.Param`) and `state` (all other variables)."""
     del inputs
-    model = self.factory(_nnx_rngs(rng))
-    _, params, state = nnx.split(model, nnx.Param, ...)
-    return {
-      name: flax.traverse_util.unflatten_dict(_by_name(tree))
-      for name, tree in (("params", params), ("state", state))
-    }
+    return nnx_variables(self.factory(_nnx_rngs(rng)))
 
   def apply(
     self,
@@ -205,6 +222,15 @@ class NNX:
       return value, {}
     _, _, state = nnx.split(model, nnx.Param, ...)
     return value, {"state": flax.traverse_util.unflatten_dict(_by_name(state))}
+
+
+def nnx_variables(module: nnx.Module) -> Variables:
+  """The variables of an NNX module, as `NNX` draws and takes them."""
+  _, params, state = nnx.split(module, nnx.Param, ...)
+  return {
+    name: flax.traverse_util.unflatten_dict(_by_name(tree))
+    for name, tree in (("params", params), ("state", state))
+  }
 
 
 def _by_name(state: nnx.State) -> dict[tuple[str, ...], Any]:
@@ -283,7 +309,7 @@ def _nnx_probed(model: nnx.Module, probe: Probe) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pure:
+class Pure(Adapter):
   """Runs a pair of plain functions.
 
   Attributes:

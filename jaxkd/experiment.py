@@ -12,20 +12,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from jaxkd import identity
-from jaxkd.data.source import Splits, Task
+from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
 from jaxkd.evaluation import Classification, Evaluation, statistics
 from jaxkd.method import Method
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.result import Result
-from jaxkd.roles import usage
+from jaxkd.roles import count_params
 from jaxkd.training import files
 from jaxkd.training.environment import environment
-from jaxkd.training.feeds import examples
 from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings, Stop
 from jaxkd.training.predictor import Predictor
@@ -90,12 +88,22 @@ class Experiment:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What a workdir belongs to: all but the seeds and the table's metric."""
-    return {
+    """What a workdir belongs to: all but the seeds and the table's metric.
+
+    Of weights that are loaded, the fingerprints too.
+    """
+    described = {
       field.name: identity.describe(getattr(self, field.name))
       for field in dataclasses.fields(self)
       if field.name not in ("seeds", "metric")
     }
+    loaded = {
+      f"{label}/{role}": network.weights.fingerprint()
+      for label, method in self.methods.items()
+      for role, network in method.roles.items()
+      if network.weights is not None
+    }
+    return {**described, "weights": loaded} if loaded else described
 
 
 def fit(
@@ -299,7 +307,8 @@ class _Runs:
       "seeds": list(experiment.seeds),
       "metrics": metrics,
       "params": count_params(
-        experiment.method, splits, experiment.task.batch_size
+        experiment.method.roles,
+        self._programs[MAIN].usage(splits, experiment.task.batch_size).inputs,
       ),
       "inputs": {
         name if label == MAIN else f"{label}/{name}": list(network.inputs)
@@ -347,26 +356,6 @@ def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, float)
       }
   return flat
-
-
-def count_params(
-  method: Method, splits: Splits, batch_size: int
-) -> dict[str, int]:
-  """The number of parameters of every role; draws nothing.
-
-  Args:
-    method: the method.
-    splits: the data.
-    batch_size: the task's.
-  """
-  counts = {}
-  seen = examples(method, splits, batch_size)
-  for role, given in usage(method, *seen).inputs.items():
-    shapes = jax.eval_shape(
-      method.roles[role].init, jax.random.key(0), dict(given)
-    )
-    counts[role] = sum(x.size for x in jax.tree.leaves(shapes["params"]))
-  return counts
 
 
 def smoke(experiment: Experiment, workdir: str | Path) -> Result:

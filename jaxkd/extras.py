@@ -61,6 +61,11 @@ EXTRAS = {
     gives="preparing TFDS datasets and exporting a SavedModel",
     what="this step",
   ),
+  "onnx": Extra(
+    modules=("jax2onnx", "onnxruntime"),
+    gives="exporting ONNX and running it",
+    what="ONNX",
+  ),
   "bench": Extra(
     modules=("torch",),
     gives="the peers that the benchmarks measure beside jaxkd",

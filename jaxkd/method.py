@@ -116,12 +116,13 @@ def counted(batch: Batch) -> Array:
   """Which labels of a batch count.
 
   Args:
-    batch: has `mask`, [B], and of sequences `token_mask`, [B, L].
+    batch: has `mask`, [B], and where every token has a label `token_mask`,
+      [B, L].
 
   Returns:
-    [B], or [B, L] for sequences.
+    [B], or [B, L] where every token has a label.
   """
-  if "token_mask" not in batch:
+  if "token_mask" not in batch or batch["label"].ndim == 1:
     return batch["mask"]
   return batch["mask"][:, None] * batch["token_mask"]
 
@@ -258,7 +259,8 @@ class Phase:
     name: unique within the method; part of every random key of the phase.
     updates: made in order within one compiled step.
     epochs: length in passes over the data; or
-    steps: length in steps. Exactly one of the two is given.
+    steps: length in steps. Exactly one of the two is given; a phase of length
+      0 is left out, as that of a teacher that is given ready.
     stream: the split, or `Stream`, that feeds the updates and counts epochs;
       None where a method needs no data: batches then hold `index` and `mask`.
     beside: further streams by name, a batch of each in every step; its
@@ -306,8 +308,8 @@ class Phase:
         f"phase {self.name!r}: give either epochs or steps "
         f"(epochs={self.epochs}, steps={self.steps})"
       )
-    if (self.epochs if self.steps is None else self.steps) < 1:
-      raise ConfigError(f"phase {self.name!r}: its length is below 1")
+    if (self.epochs if self.steps is None else self.steps) < 0:
+      raise ConfigError(f"phase {self.name!r}: its length is below 0")
     names = [update.name for update in self.updates]
     if len(set(names)) != len(names) or not names:
       raise ConfigError(
@@ -353,7 +355,12 @@ class Method(abc.ABC):
   @property
   @abc.abstractmethod
   def phases(self) -> Sequence[Phase]:
-    """What is trained, in order."""
+    """What is trained, in order; a phase of length 0 is left out."""
+
+  @property
+  def lasting_phases(self) -> tuple[Phase, ...]:
+    """The phases that have a length."""
+    return tuple(phase for phase in self.phases if phase.epochs or phase.steps)
 
   @abc.abstractmethod
   def predict(self, nets: Nets, batch: Batch) -> Outputs:

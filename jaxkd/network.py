@@ -16,16 +16,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax
 import jax
 from flax import linen, nnx
 
-from jaxkd.adapters import NNX, Edit, Linen, Probe, Pure, Variables, tap
+from jaxkd.adapters import (
+  NNX,
+  Adapter,
+  Edit,
+  Linen,
+  Probe,
+  Pure,
+  Variables,
+  tap,
+)
 from jaxkd.errors import ConfigError, did_you_mean
 
-__all__ = ["NNX", "Edit", "Linen", "Network", "Outputs", "Pure", "tap"]
+__all__ = [
+  "NNX",
+  "Edit",
+  "Linen",
+  "Network",
+  "Outputs",
+  "Pure",
+  "Weights",
+  "tap",
+]
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -55,6 +73,23 @@ class Outputs:
     return self.value
 
 
+class Weights(Protocol):
+  """Variables that lie somewhere, see `jaxkd.teachers`."""
+
+  def load(self, like: Variables) -> Variables:
+    """Loads variables.
+
+    Args:
+      like: those of the network, as `jax.ShapeDtypeStruct`s by collection.
+
+    Returns:
+      All of them, or a part of them.
+    """
+
+  def fingerprint(self) -> str:
+    """A digest of what is loaded."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """A module and the batch entries that it consumes, as pure functions.
@@ -63,10 +98,13 @@ class Network:
     module: a Linen module, or an adapter (`NNX`, `Pure`).
     inputs: names of the batch entries, in the order of the module's
       positional arguments.
+    weights: where its variables are loaded from; those that are not there
+      are drawn, as all are without.
   """
 
   module: Any
   inputs: tuple[str, ...] = ("image",)
+  weights: Weights | None = None
 
   def __post_init__(self):
     """Checks the module and normalises the inputs."""
@@ -76,14 +114,15 @@ class Network:
         f"{type(self.module).__name__} is an NNX module with its own "
         "parameters; give NNX(factory), which builds it from rngs"
       )
-    if not isinstance(self.module, (linen.Module, Linen, NNX, Pure)):
+    if not isinstance(self.module, (linen.Module, Adapter)):
       raise ConfigError(
         f"module={self.module!r}: expected a Linen module, NNX(factory) or "
         "Pure(init_fn, apply_fn)"
       )
 
   @property
-  def _adapter(self) -> Linen | NNX | Pure:
+  def adapter(self) -> Adapter:
+    """What runs the module."""
     if isinstance(self.module, linen.Module):
       return Linen(self.module)
     return self.module
@@ -119,7 +158,7 @@ class Network:
     Raises:
       ConfigError: if the batch lacks an input.
     """
-    variables = self._adapter.init(rng, self._arguments(batch))
+    variables = self.adapter.init(rng, self._arguments(batch))
     return {"params": {}, **variables}
 
   def apply(
@@ -153,7 +192,7 @@ class Network:
       ConfigError: for a missing batch entry or a path that does not exist.
     """
     probe = Probe(taps, edits or {})
-    value, changed = self._adapter.apply(
+    value, changed = self.adapter.apply(
       variables,
       self._arguments(batch),
       train=train,
@@ -169,8 +208,8 @@ class Network:
     probe = Probe((), {})
 
     def trace(rng, arguments):
-      variables = {"params": {}, **self._adapter.init(rng, arguments)}
-      return self._adapter.apply(
+      variables = {"params": {}, **self.adapter.init(rng, arguments)}
+      return self.adapter.apply(
         variables,
         arguments,
         train=False,

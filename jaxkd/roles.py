@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxkd.errors import ConfigError, did_you_mean
 from jaxkd.method import Batch, Method, Phase, Step, part
@@ -248,7 +249,7 @@ def usage(
 
   def trace(batch, phases):
     nets = _LazyNets(roles, jax.random.key(0), method.memory)
-    for phase in method.phases:
+    for phase in method.lasting_phases:
       nets.used = set()
       _trace_phase(phase, nets, phases.get(phase.name, batch), batch)
       by_phase[phase.name] = tuple(r for r in roles if r in nets.used)
@@ -313,10 +314,10 @@ def with_targets(phase: Phase, nets: Nets, batch: Batch) -> Batch:
 def initialise(
   method: Method, rng: Array, inputs: Mapping[str, Batch]
 ) -> tuple[dict[str, Tree], dict[str, Tree]]:
-  """Draws the variables of every role.
+  """Draws the variables of every role, or loads them.
 
   A role's key folds in its name only, so that equal roles of two methods
-  start equal.
+  start equal. Of a network with weights what they do not hold is drawn.
 
   Args:
     method: the method.
@@ -330,22 +331,58 @@ def initialise(
   for role, given in inputs.items():
     leaves, structure = jax.tree.flatten(dict(given))
     shapes = tuple((tuple(x.shape), x.dtype) for x in leaves)
-    draw = _initialiser(method.roles[role], structure, shapes)
-    drawn = dict(draw(key_of(rng, f"init/{role}")))
+    network, key = method.roles[role], key_of(rng, f"init/{role}")
+    drawn = _variables(network, key, structure, shapes)
     params[role] = drawn.pop("params")
     collections[role] = drawn
   return params, collections
 
 
+def count_params(
+  roles: Mapping[str, Network], inputs: Mapping[str, Batch]
+) -> dict[str, int]:
+  """The number of parameters of every role; draws nothing.
+
+  Args:
+    roles: the networks.
+    inputs: shapes of what each role is given, from `usage`.
+  """
+  counts = {}
+  for role, given in inputs.items():
+    drawn = jax.eval_shape(roles[role].init, jax.random.key(0), dict(given))
+    counts[role] = sum(x.size for x in jax.tree.leaves(drawn["params"]))
+  return counts
+
+
+def _variables(
+  network: Network, key: Array, structure: Any, shapes: tuple
+) -> dict[str, Tree]:
+  """The variables of a role: loaded, drawn, or some of both."""
+  draw = _initialiser(network, structure, shapes, frozenset())
+  if network.weights is None:
+    return dict(draw(key))
+  loaded = network.weights.load(jax.eval_shape(draw, key))
+  ready = flatten_dict(loaded, keep_empty_nodes=True)
+  draw = _initialiser(network, structure, shapes, frozenset(ready))
+  return unflatten_dict(flatten_dict(draw(key), keep_empty_nodes=True) | ready)
+
+
 @functools.lru_cache(maxsize=256)
 def _initialiser(
-  network: Network, structure: Any, shapes: tuple
+  network: Network, structure: Any, shapes: tuple, ready: frozenset
 ) -> Callable[[Array], Tree]:
-  """Equal networks on equal inputs share one compiled initialiser."""
+  """Equal networks on equal inputs share one compiled initialiser.
+
+  Leaves whose paths are ready are left out: nobody computes them.
+  """
 
   @jax.jit
   def draw(rng):
     zeros = [jnp.zeros(shape, dtype) for shape, dtype in shapes]
-    return network.init(rng, jax.tree.unflatten(structure, zeros))
+    drawn = network.init(rng, jax.tree.unflatten(structure, zeros))
+    if not ready:
+      return drawn
+    flat = flatten_dict(drawn, keep_empty_nodes=True)
+    return unflatten_dict({p: x for p, x in flat.items() if p not in ready})
 
   return draw

@@ -52,7 +52,7 @@ def _phases(
   method: Method, splits: Splits, batch_size: int, limit: int | None
 ) -> list[str]:
   lines = []
-  for phase in method.phases:
+  for phase in method.lasting_phases:
     main = feeds(phase, splits, batch_size, jax.random.key(0))[MAIN]
     steps = phase.length(pipeline.steps_per_epoch(main.source, main.batch_size))
     steps = min(steps, limit or steps)

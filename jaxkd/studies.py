@@ -230,7 +230,7 @@ def _step_ms(experiment: Experiment, result: Result) -> float | None:
   Runs whose last phase was not trained here do not count.
   """
   phase, opened = (
-    experiment.method.phases[-1].name,
+    experiment.method.lasting_phases[-1].name,
     Workdir.read(result.workdir),
   )
   timings = [

@@ -32,6 +32,7 @@ TOP = {
   "__main__",
   "cache",
   "cli",
+  "commands",
   "doctor",
   "experiment",
   "result",
@@ -47,8 +48,10 @@ ARROWS = {
   "catalog": {"losses"},
   "adapters": {"errors"},
   "network": {"adapters", "errors"},
+  "generation": {"network", "errors"},
   "nets": {"losses", "errors"},
   "params": {"errors"},
+  "teachers": {"network", "nets", "losses", "adapters", "errors", "extras"},
   "method": {"network", "losses", "params", "errors"},
   "roles": {"method", "network", "errors"},
   "schedules": {"errors"},
@@ -74,12 +77,26 @@ ARROWS = {
     "network",
     "roles",
     "parallel",
+    "teachers",
     "data",
     "identity",
     "errors",
     "extras",
   },
   "report": {"evaluation", "errors", "extras"},
+  "export": {
+    "data",
+    "errors",
+    "evaluation",
+    "experiment",
+    "extras",
+    "method",
+    "network",
+    "report",
+    "roles",
+    "teachers",
+    "training",
+  },
   "config": {"errors"},
 }
 # Single imports against an arrow, each with its reason.
@@ -96,10 +113,11 @@ AGAINST_ARROWS = {
       "network",
       "parallel",
       "schedules",
+      "teachers",
       "terms",
     )
   },
-  ("jaxkd/config/registry.py", "training"): "registers Settings",
+  ("jaxkd/config/registry.py", "training"): "registers Settings and OrbaxRun",
 }
 BANNED_IN_METHODS = {"jit", "grad", "value_and_grad", "print", "pmap"}
 BANNED_IMPORTS_IN_METHODS = {"logging", "gin", "orbax", "grain"}

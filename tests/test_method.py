@@ -275,6 +275,46 @@ def test_equal_roles_of_two_methods_start_equal():
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Ones:
+  """Weights of ones, of some collections or of one layer."""
+
+  layer: str | None = None
+
+  def load(self, like):
+    found = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), like)
+    if self.layer is None:
+      return found
+    return {"params": {self.layer: found["params"][self.layer]}}
+
+  def fingerprint(self):
+    return "ones"
+
+
+def started(weights):
+  method = toys.kd()
+  teacher = dataclasses.replace(method.roles["teacher"], weights=weights)
+  method = dataclasses.replace(method, teacher=teacher)
+  inputs = usage(method, toys.batch(4)).inputs
+  return initialise(method, KEY, inputs)[0]
+
+
+def test_a_network_with_weights_starts_from_them():
+  found = started(Ones())["teacher"]
+  jax.tree.map(
+    np.testing.assert_array_equal, found, jax.tree.map(np.ones_like, found)
+  )
+
+
+def test_what_the_weights_do_not_hold_is_drawn_as_without_them():
+  drawn, found = started(None), started(Ones(layer="fc1"))
+  first = found["teacher"].pop("fc1")
+  assert np.all(first["kernel"] == 1)
+  drawn["teacher"].pop("fc1")
+  assert found["teacher"]
+  chex.assert_trees_all_equal(found, drawn)
+
+
 def _update(**options):
   values = {"trainable": ("student",), "loss": None, "optimizer": optax.sgd(1)}
   return Update(**{**values, **options})
@@ -299,8 +339,8 @@ def test_wrong_updates_are_refused(options, message):
   [
     ({}, r"'distil': give either epochs or steps \(epochs=None, steps=None"),
     ({"epochs": 1, "steps": 2}, r"\(epochs=1, steps=2\)"),
-    ({"epochs": 0}, "phase 'distil': its length is below 1"),
-    ({"steps": -1}, "phase 'distil': its length is below 1"),
+    ({"epochs": -1}, "phase 'distil': its length is below 0"),
+    ({"steps": -1}, "phase 'distil': its length is below 0"),
     ({"steps": 1, "updates": ()}, r"updates need names .*, got \[\]"),
     (
       {"steps": 1, "updates": (_update(), _update())},

@@ -111,9 +111,10 @@ def register_all() -> None:
     network,
     parallel,
     schedules,
+    teachers,
     terms,
   )
-  from jaxkd.training import phase
+  from jaxkd.training import phase, teacher
 
   for name, loss in catalog.public().items():
     register(loss, module="jaxkd.losses", name=name)
@@ -133,6 +134,10 @@ def register_all() -> None:
     phase.Settings,
     schedules.Decayed,
     schedules.Interpolated,
+    teachers.Checkpoint,
+    teachers.Ensemble,
+    teachers.Pretrained,
+    teacher.OrbaxRun,
     terms.Contrast,
     terms.Features,
     terms.Labels,

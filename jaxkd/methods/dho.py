@@ -83,7 +83,7 @@ class DHO(Method):
           optimizer=optax.adamw(self.teacher_lr),
         ),
       ),
-      epochs=max(self.teacher_epochs, 1),
+      epochs=self.teacher_epochs,
       stream=self.teacher_stream,
       memory=(),
     )
@@ -99,7 +99,7 @@ class DHO(Method):
       after_epoch=self.mix if self.choose else None,
       validate=self.judge if self.choose else None,
     )
-    return (teach, distil) if self.teacher_epochs else (distil,)
+    return (teach, distil)
 
   def _adamw(self, updates):
     schedule = schedules.rise_and_fall(self.lr, updates, self.warm_up)

@@ -35,7 +35,7 @@ class KD(Method):
   temperature: float = 4.0  # T
   alpha: float = 0.5  # weight of the distillation term in the first epochs
   halve_every_epochs: int = 30  # alpha is halved after so many epochs
-  teacher_epochs: int = 100
+  teacher_epochs: int = 100  # 0 for a teacher that is given ready
   epochs: int = 100
   lr: float = 1e-4  # of Adam, for teacher and student
 

@@ -134,11 +134,11 @@ class PCoreSet(Method):
           optimizer=optax.adamw(self.teacher_lr),
         ),
       ),
-      steps=max(self.teacher_steps, 1),
+      steps=self.teacher_steps,
       stream=self.teacher_stream,
       memory=(),
     )
-    found = [teach] if self.teacher_steps else []
+    found = [teach]
     for number in range(self.rounds + 1):
       pair = [self._round(number)]
       if self.prototypes is not None:

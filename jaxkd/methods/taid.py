@@ -79,33 +79,28 @@ class TAID(Method):
   @property
   def phases(self):
     """First the teacher, then the student on text, then on the teacher."""
-    found = []
-    if self.teacher_steps:
-      update = self._update("teacher", self.teach, self.teacher_lr)
-      found.append(
-        Phase(
-          name="teach",
-          updates=(update,),
-          steps=self.teacher_steps,
-          validate=self.judge,
-          memory=(),
-        )
-      )
-    if self.warm_steps:
-      update = self._update("student", self.warm, self.lr)
-      found.append(
-        Phase(name="warm", updates=(update,), steps=self.warm_steps, memory=())
-      )
-    update = self._update("student", self.distil, self.lr)
-    found.append(
+    distil = self._update("student", self.distil, self.lr)
+    return (
+      Phase(
+        name="teach",
+        updates=(self._update("teacher", self.teach, self.teacher_lr),),
+        steps=self.teacher_steps,
+        validate=self.judge,
+        memory=(),
+      ),
+      Phase(
+        name="warm",
+        updates=(self._update("student", self.warm, self.lr),),
+        steps=self.warm_steps,
+        memory=(),
+      ),
       Phase(
         name="distil",
-        updates=(dataclasses.replace(update, remember=self.advance),),
+        updates=(dataclasses.replace(distil, remember=self.advance),),
         steps=self.steps,
         begin=self.begin,
-      )
+      ),
     )
-    return tuple(found)
 
   def _update(self, role, loss, lr):
     def adamw(updates):

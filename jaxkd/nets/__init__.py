@@ -5,11 +5,14 @@ The submodule names of every network are public: taps and edits address them.
 
 from jaxkd.nets.aux_head import AuxiliaryHead
 from jaxkd.nets.batchnorm import BatchNorm
+from jaxkd.nets.bert import BERT
+from jaxkd.nets.clip import CLIPImageTower, CLIPTextTower
 from jaxkd.nets.cnn_audio import FiveLayerCNNTrunk, ThreeLayerCNN
 from jaxkd.nets.controller import Controller
-from jaxkd.nets.decoder import CausalDecoder, GRUDecoder
+from jaxkd.nets.decoder import CausalDecoder
 from jaxkd.nets.denoisers import DenoisingMLP, DenoisingUNet
 from jaxkd.nets.dual_head import DualHead
+from jaxkd.nets.efficientnet import EfficientNet, efficientnet_variant
 from jaxkd.nets.embeddings import (
   ModulatedProjection,
   UnitEmbedding,
@@ -26,6 +29,7 @@ from jaxkd.nets.layers import Conv, Linear
 from jaxkd.nets.lenet import LeNet5, LeNet5Trunk
 from jaxkd.nets.masknet import MaskNet, MaskNet1d, MaskNet2d, apply_mask
 from jaxkd.nets.mlp import MLP, MLPI, FusionMLP, MLPTrunk
+from jaxkd.nets.mobilenet import MobileNetV2
 from jaxkd.nets.modular import ModularMLP, ModularViT, check_harness
 from jaxkd.nets.moe import MixtureOfExperts, TopKRouter
 from jaxkd.nets.multimodal import (
@@ -44,6 +48,7 @@ from jaxkd.nets.nac import (
 )
 from jaxkd.nets.ofa import OFAProjector, OFAProjector1d, SeparableBlock
 from jaxkd.nets.proxies import DenseProxy, Proxy1d, Proxy2d
+from jaxkd.nets.recurrent import GRUDecoder
 from jaxkd.nets.regressors import (
   Connector,
   FitNetRegressor,
@@ -53,9 +58,16 @@ from jaxkd.nets.regressors import (
 from jaxkd.nets.resizing import (
   TransposedConv,
 )
+from jaxkd.nets.resnet import ResNet, resnet_variant
 from jaxkd.nets.reviewkd import (
   FusionBlock,
   ReviewFusion,
+)
+from jaxkd.nets.rotary import (
+  DynamicScaling,
+  LinearScaling,
+  LlamaScaling,
+  YarnScaling,
 )
 from jaxkd.nets.seqnets import (
   DSCNNI,
@@ -68,6 +80,7 @@ from jaxkd.nets.seqnets import (
   ConvBranch,
 )
 from jaxkd.nets.stages import Pool, Stage, StageCNN
+from jaxkd.nets.static_embedding import StaticEmbedding
 from jaxkd.nets.synthetic import SyntheticPairs
 from jaxkd.nets.towers import (
   ImageTower,
@@ -81,8 +94,12 @@ from jaxkd.nets.transfer import (
   SimKDTransfer,
   reuse_classifier,
 )
+from jaxkd.nets.vit import VisionTransformer
 
 __all__ = [
+  "BERT",
+  "CLIPImageTower",
+  "CLIPTextTower",
   "CNNI",
   "DSCNNI",
   "MLP",
@@ -107,6 +124,8 @@ __all__ = [
   "DenseGateNet",
   "DenseProxy",
   "DualHead",
+  "DynamicScaling",
+  "EfficientNet",
   "FitNetRegressor",
   "FiveLayerCNNTrunk",
   "FuseNet",
@@ -122,6 +141,8 @@ __all__ = [
   "LeNet5",
   "LeNet5Trunk",
   "Linear",
+  "LinearScaling",
+  "LlamaScaling",
   "MGDGenerator",
   "MLPHead",
   "MLPTrunk",
@@ -131,6 +152,7 @@ __all__ = [
   "MaskedConcat",
   "Mediator",
   "MixtureOfExperts",
+  "MobileNetV2",
   "ModularMLP",
   "ModularNAC",
   "ModularViT",
@@ -148,12 +170,14 @@ __all__ = [
   "Proxy2d",
   "ReadIn",
   "ReadOut",
+  "ResNet",
   "ResNetHead",
   "ReviewFusion",
   "SeparableBlock",
   "SimKDTransfer",
   "Stage",
   "StageCNN",
+  "StaticEmbedding",
   "SyntheticPairs",
   "TextTower",
   "ThreeLayerCNN",
@@ -163,7 +187,11 @@ __all__ = [
   "TwoTowers",
   "UnitEmbedding",
   "VIDRegressor",
+  "VisionTransformer",
+  "YarnScaling",
   "apply_mask",
   "check_harness",
+  "efficientnet_variant",
+  "resnet_variant",
   "reuse_classifier",
 ]

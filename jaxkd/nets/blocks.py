@@ -71,10 +71,10 @@ class PatchStem(nn.Module, kw_only=True):
       name="patches",
     )
     x = patches(image)
-    x = x.reshape(len(x), -1, self.width)  # [B, P, D]
+    x = x.reshape(x.shape[0], -1, self.width)  # [B, P, D]
     init = jax.nn.initializers.normal(0.02)
     token = self.param("class_token", init, (1, 1, self.width), jnp.float32)
-    token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
+    token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
     x = jnp.concatenate([token, x], axis=1)
     position = self.param("position", init, (1, *x.shape[1:]), jnp.float32)
     return x + position.astype(x.dtype)

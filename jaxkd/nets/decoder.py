@@ -1,92 +1,26 @@
-"""Small causal decoders: a transformer and a recurrent network on tokens.
+"""A causal transformer, as language models of today are.
 
-Both give the logits of the next token at every position. A position sees
-itself and those before it, so that padding at the end needs no mask.
-
-The transformer is that of language models of today: normalised before every
-part, rotary positions, gated perceptrons, no biases.
+It gives the logits of the next token at every position. It is normalised
+before every part and has rotary positions and gated perceptrons.
 """
 
+from __future__ import annotations
+
+import functools
 import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import dtypes
 from jax.typing import DTypeLike
 
-from jaxkd.errors import ConfigError
-from jaxkd.nets import initializers, layers
+from jaxkd.nets import initializers, vocabulary
+from jaxkd.nets.attention import STDDEV, WEIGHTS, Attention, matrix
+from jaxkd.nets.rotary import Scaling
 
 Array = jax.Array
-_STDDEV = 0.02  # of fresh weights
-_WEIGHTS = jax.nn.initializers.normal(_STDDEV)
-
-
-def rotary(x: Array, *, base: float = 1e4) -> Array:
-  """Turns pairs of entries by angles that grow with the position.
-
-    (a_i, b_i) -> (a_i cos - b_i sin, b_i cos + a_i sin) of l base^(-2 i / D)
-
-  a and b are the two halves of an entry, l its position. Inner products of
-  what is turned depend on positions by their difference alone.
-
-  Args:
-    x: queries or keys, [B, L, heads, D], D even.
-    base: 2 pi times this is about the longest period.
-
-  Returns:
-    [B, L, heads, D].
-
-  Reference: Su et al., https://arxiv.org/abs/2104.09864, Eq. 34.
-  """
-  length, size = x.shape[1], x.shape[-1]
-  rates = base ** (-jnp.arange(0, size, 2) / size)
-  angles = jnp.arange(length)[:, None] * rates[None]  # [L, D/2]
-  cos, sin = (f(angles)[None, :, None] for f in (jnp.cos, jnp.sin))
-  a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, -1)
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return turned.astype(x.dtype)
-
-
-class Attention(nn.Module, kw_only=True):
-  """Attention of every position to itself and those before it.
-
-  Shapes: `[B, L, D]` -> `[B, L, D]`. Its softmax is in float32.
-
-  Taps: query, key (both before they are turned), value, out, `[B, L, D]`.
-
-  Attributes:
-    heads: divides D, with an even quotient.
-    out_init: initialiser of the last kernel.
-    dtype: computation type; None: float32.
-  """
-
-  heads: int
-  out_init: initializers.Initializer = _WEIGHTS
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, inputs: Array) -> Array:
-    """Returns what the positions of `inputs` gather."""
-    batch, length, width = inputs.shape
-    if width % (2 * self.heads):
-      raise ConfigError(
-        f"Attention: {self.heads} heads on a width of {width}; expected heads "
-        "of an even size"
-      )
-    query, key, value = (
-      _matrix(width, self.dtype, name)(inputs).reshape(
-        batch, length, self.heads, -1
-      )
-      for name in ("query", "key", "value")
-    )
-    x = jax.nn.dot_product_attention(
-      rotary(query), rotary(key), value, is_causal=True
-    )
-    return _matrix(width, self.dtype, "out", self.out_init)(
-      x.reshape(batch, length, width)
-    )
 
 
 class GatedMLP(nn.Module, kw_only=True):
@@ -105,16 +39,22 @@ class GatedMLP(nn.Module, kw_only=True):
   """
 
   hidden: int
-  out_init: initializers.Initializer = _WEIGHTS
+  out_init: initializers.Initializer = WEIGHTS
   dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     """Returns the output at every position of `inputs`."""
-    gate = _matrix(self.hidden, self.dtype, "gate")(inputs)
-    up = _matrix(self.hidden, self.dtype, "up")(inputs)
-    down = _matrix(inputs.shape[-1], self.dtype, "down", self.out_init)
-    return down(nn.silu(gate) * up)
+    gate, up = (
+      matrix(self.hidden, dtype=self.dtype, name=name)(inputs)
+      for name in ("gate", "up")
+    )
+    return matrix(
+      inputs.shape[-1],
+      dtype=self.dtype,
+      name="down",
+      kernel_init=self.out_init,
+    )(nn.silu(gate) * up)
 
 
 class DecoderBlock(nn.Module, kw_only=True):
@@ -123,74 +63,45 @@ class DecoderBlock(nn.Module, kw_only=True):
   Shapes: `[B, L, D]` -> `[B, L, D]`.
 
   Taps, all `[B, L, D]`:
-    attention_norm, attention, attention_dropout: inside attention: `query`,
-      `key`, `value`, `out`.
-    mlp_norm, mlp, mlp_dropout: inside mlp: `gate`, `up`, `down`.
+    attention_norm, attention, attention_dropout: inside attention: its taps.
+    mlp_norm, mlp, mlp_dropout: inside mlp: its taps.
 
   Attributes:
-    heads: attention heads.
-    mlp_ratio: size of the perceptron's hidden layer, in D.
+    attention: makes the first part, from a name.
+    mlp: makes the second part, from a name.
     dropout: probability that an entry of what is added is dropped.
-    out_init: initialiser of the kernels whose output is added.
+    epsilon: added to the mean square in norms.
     dtype: computation type; None: float32.
   """
 
-  heads: int
-  mlp_ratio: float
+  attention: Callable[..., nn.Module]
+  mlp: Callable[..., nn.Module]
   dropout: float = 0.0
-  out_init: initializers.Initializer = _WEIGHTS
+  epsilon: float = 1e-6
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, inputs: Array, *, train: bool) -> Array:
+  def __call__(
+    self,
+    inputs: Array,
+    positions: Array | None = None,
+    token_mask: Array | None = None,
+    train: bool = False,
+  ) -> Array:
     """Returns `inputs` with what both parts add."""
+    attention = self.attention(name="attention")
     parts = {
-      "attention": Attention(
-        heads=self.heads,
-        out_init=self.out_init,
-        dtype=self.dtype,
-        name="attention",
-      ),
-      "mlp": GatedMLP(
-        hidden=round(self.mlp_ratio * inputs.shape[-1]),
-        out_init=self.out_init,
-        dtype=self.dtype,
-        name="mlp",
-      ),
+      "attention": lambda x: attention(x, positions, token_mask),
+      "mlp": self.mlp(name="mlp"),
     }
     x = inputs
     for name, part in parts.items():
-      norm = nn.RMSNorm(dtype=self.dtype, name=f"{name}_norm")
+      norm = nn.RMSNorm(
+        epsilon=self.epsilon, dtype=self.dtype, name=f"{name}_norm"
+      )
       dropout = nn.Dropout(self.dropout, name=f"{name}_dropout")
       x = x + dropout(part(norm(x)), deterministic=not train)
     return x
-
-
-class Head(nn.Module, kw_only=True):
-  """Logits of a vocabulary: `x W`, or `x E^T` of a table of embeddings.
-
-  Shapes: `[B, L, D]`, table `[V, D]` or None -> logits `[B, L, V]`.
-
-  Attributes:
-    vocabulary_size: V.
-    kernel_init: initialiser of W.
-    dtype: computation type; None: float32.
-  """
-
-  vocabulary_size: int
-  kernel_init: initializers.Initializer
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, inputs: Array, table: Array | None = None) -> Array:
-    """Returns the logits of `inputs`."""
-    if table is None:
-      shape = (inputs.shape[-1], self.vocabulary_size)
-      kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-    else:
-      kernel = table.T
-    inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
-    return inputs @ kernel
 
 
 class CausalDecoder(nn.Module, kw_only=True):
@@ -198,25 +109,53 @@ class CausalDecoder(nn.Module, kw_only=True):
 
   Shapes: tokens, integers `[B, L]` -> logits `[B, L, vocabulary_size]`.
 
+  Padding at the end of rows needs no mask. With a mask it may lie anywhere:
+  positions count the tokens alone.
+
+  With a collection `cache`, as `empty_cache` makes it, a call goes on where the
+  last one ended: it reads new tokens at `positions`, and returns the changed
+  cache as collections are, with `mutable=["cache"]`.
+
   Taps, `[B, L, width]` but for the last:
     embedding: of the tokens; dropout: what of it is not dropped.
     block1, block2, ...: inside: `attention_norm`, `attention`,
       `attention_dropout`, `mlp_norm`, `mlp`, `mlp_dropout`; inside attention:
-      `query`, `key`, `value`, `out`; inside mlp: `gate`, `up`, `down`.
+      `query`, `key`, `value`, `out`, with qk_norm `query_norm`, `key_norm`;
+      inside mlp: `gate`, `up`, `down`.
     norm: of the last block's output.
-    head: the logits.
+    head: the logits, if there is one.
+
+  With `scan_layers` the blocks are one, `blocks`, whose parameters have a
+  leading axis of the depth, and so have tapped outputs; an edit inside is made
+  in every block.
 
   Attributes:
     vocabulary_size: number of tokens.
     width: size of a position's vector.
     depth: number of blocks.
-    heads: attention heads; divide the width, with an even quotient.
+    heads: attention heads.
+    key_value_heads: heads of keys and values, a divisor of heads; as many if
+      not given.
+    head_size: even; width / heads if not given.
     mlp_ratio: size of the perceptrons' hidden layers, in widths; at 8/3 they
       have the weights of a perceptron without gate at 4.
+    hidden: that size itself, in place of the ratio.
+    qk_norm: whether every head's query and key are normalised (RMS).
+    bias: whether query, key and value have one.
+    out_bias: whether the attention's output has one.
+    rotary_base: of the rotary positions.
+    rotary_scaling: of the rotary positions, to longer sequences.
+    window: positions that one sees, itself included; all if not given.
+    epsilon: added to the mean square in norms.
+    attention_cap: soft-cap of attention scores, cap tanh(score / cap).
+    logit_cap: soft-cap of the logits.
     tied: whether the head's weights are the embedding's.
+    head: what is returned: logits of the next token, or what `norm` gives.
     dropout: probability that an entry is dropped, of the embedding and of what
       every part of a block adds.
     dtype: computation type; None: float32.
+    remat: whether the blocks are computed again for the gradient.
+    scan_layers: whether the blocks are compiled as one, in a loop.
 
   Reference: Touvron et al. (LLaMA), https://arxiv.org/abs/2302.13971, Sec. 2.2.
   """
@@ -225,169 +164,141 @@ class CausalDecoder(nn.Module, kw_only=True):
   width: int = 128
   depth: int = 4
   heads: int = 4
+  key_value_heads: int | None = None
+  head_size: int | None = None
   mlp_ratio: float = 8 / 3
+  hidden: int | None = None
+  qk_norm: bool = False
+  bias: bool = False
+  out_bias: bool = False
+  rotary_base: float = 1e4
+  rotary_scaling: Scaling | None = None
+  window: int | None = None
+  epsilon: float = 1e-6
+  attention_cap: float | None = None
+  logit_cap: float | None = None
   tied: bool = False
+  head: Literal["next_token", "none"] = "next_token"
   dropout: float = 0.0
   dtype: DTypeLike | None = None
+  remat: bool = False
+  scan_layers: bool = False
 
   @nn.compact
-  def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-    """Returns the logits of what follows every one of `tokens`."""
-    embedding = _embedding(self, tokens, _STDDEV)
+  def __call__(
+    self,
+    tokens: Array,
+    token_mask: Array | None = None,
+    positions: Array | None = None,
+    *,
+    train: bool = False,
+  ) -> Array:
+    """Returns the logits of what follows every one of `tokens`.
+
+    Args:
+      tokens: integers [B, L].
+      token_mask: [B, L], 0 where there is padding.
+      positions: integers [B, L]; if not given, the number of the row's tokens
+        before.
+      train: whether dropout is active.
+    """
+    embedding = vocabulary.embedding(self, tokens, STDDEV)
     dropout = nn.Dropout(self.dropout, name="dropout")
     x = dropout(embedding(tokens), deterministic=not train)
-    spread = _STDDEV / math.sqrt(2 * self.depth)  # 2 depth of them are added
-    for number in range(1, self.depth + 1):
-      x = DecoderBlock(
-        heads=self.heads,
-        mlp_ratio=self.mlp_ratio,
-        dropout=self.dropout,
-        out_init=jax.nn.initializers.normal(spread),
-        dtype=self.dtype,
-        name=f"block{number}",
-      )(x, train=train)
-    x = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
-    return _logits(self, x, embedding, _WEIGHTS)
+    if token_mask is not None and positions is None:
+      before = jnp.cumsum(token_mask > 0, axis=-1, dtype=jnp.int32) - 1
+      positions = jnp.maximum(before, 0)
+    x = self._blocks(x, positions, token_mask, train)
+    x = nn.RMSNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
+    if self.head == "none":
+      return x
+    return vocabulary.logits(self, x, embedding, WEIGHTS, self.logit_cap)
 
+  @nn.nowrap
+  def empty_cache(self, rows: int, length: int) -> dict[str, Any]:
+    """A cache of nothing yet.
 
-class GRU(nn.Module, kw_only=True):
-  """Gated recurrent unit over the positions, from a state of zeros.
+    Args:
+      rows: B.
+      length: how many positions of a row can be kept.
 
-    r = sigmoid(x W_r + h U_r), z = sigmoid(x W_z + h U_z),
-    n = tanh(x W_n + r * (h U_n)), h <- (1 - z) * n + z * h
+    Returns:
+      The collection `cache`.
+    """
+    size = self.head_size or self.width // self.heads
+    shape = (rows, length, self.key_value_heads or self.heads, size)
+    if self.scan_layers:
+      shape = (self.depth, *shape)
+    names = [f"block{number}" for number in range(1, self.depth + 1)]
+    return {
+      block: {
+        "attention": {
+          name: jnp.zeros(shape, self.dtype or jnp.float32)
+          for name in ("key", "value")
+        }
+      }
+      for block in (["blocks"] if self.scan_layers else names)
+    }
 
-  with a bias beside every matrix. The state is in float32 at least.
-
-  Shapes: `[B, L, I]` -> the states `[B, L, features]`.
-
-  Taps: input, `[B, L, 3 features]`, the x W of r, z and n.
-
-  Attributes:
-    features: size of the state.
-    dtype: computation type of the products; None: float32.
-
-  Reference: Cho et al., https://arxiv.org/abs/1406.1078, Eq. 5-8, with the
-    reset gate behind the matrix.
-  """
-
-  features: int
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, inputs: Array) -> Array:
-    """Returns the state at every position of `inputs`."""
-    size = self.features
-    uniform = initializers.symmetric_uniform(1 / math.sqrt(size))
-    read = layers.Linear(
-      3 * size,
-      kernel_init=uniform,
-      bias_init=lambda _: uniform,
-      dtype=self.dtype,
-      name="input",
-    )(inputs)
-    kernel = self.param("kernel", uniform, (size, 3 * size), jnp.float32)
-    bias = self.param("bias", uniform, (3 * size,), jnp.float32)
-    kernel, bias = kernel.astype(read.dtype), bias.astype(read.dtype)[None]
-
-    def step(state, given):
-      kept = state.astype(kernel.dtype) @ kernel + bias
-      reset, keep, new = jnp.split(given.astype(state.dtype), 3, -1)
-      reset_kept, keep_kept, new_kept = jnp.split(
-        kept.astype(state.dtype), 3, -1
+  def _blocks(
+    self,
+    x: Array,
+    positions: Array | None,
+    token_mask: Array | None,
+    train: bool,
+  ) -> Array:
+    """Returns what the blocks make of `x`."""
+    kind = DecoderBlock
+    if self.remat:
+      kind = nn.remat(
+        DecoderBlock, static_argnums=(4,), prevent_cse=not self.scan_layers
       )
-      keep = nn.sigmoid(keep + keep_kept)
-      new = jnp.tanh(new + nn.sigmoid(reset + reset_kept) * new_kept)
-      state = (1 - keep) * new + keep * state
-      return state, state
-
-    precise = jnp.promote_types(read.dtype, jnp.float32)
-    start = jnp.zeros((len(inputs), size), precise)
-    _, states = jax.lax.scan(step, start, jnp.moveaxis(read, 1, 0))
-    return jnp.moveaxis(states, 0, 1).astype(read.dtype)
-
-
-class GRUDecoder(nn.Module, kw_only=True):
-  """A recurrent network that predicts the next token.
-
-  Shapes: tokens, integers `[B, L]` -> logits `[B, L, vocabulary_size]`.
-
-  Taps, `[B, L, width]` but for the last:
-    embedding: of the tokens; dropout: what of it is not dropped.
-    gru1, dropout1, gru2, dropout2, ...: inside a gru: `input`.
-    head: the logits.
-
-  Attributes:
-    vocabulary_size: number of tokens.
-    width: size of the embedding and of the states.
-    depth: number of recurrent layers.
-    tied: whether the head's weights are the embedding's.
-    dropout: probability that an entry is dropped between layers.
-    dtype: computation type; None: float32.
-  """
-
-  vocabulary_size: int
-  width: int = 128
-  depth: int = 1
-  tied: bool = False
-  dropout: float = 0.0
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-    """Returns the logits of what follows every one of `tokens`."""
-    spread = 1 / math.sqrt(self.width) if self.tied else 1.0
-    embedding = _embedding(self, tokens, spread)
-    x = nn.Dropout(self.dropout, name="dropout")(
-      embedding(tokens), deterministic=not train
+    block = functools.partial(
+      kind,
+      attention=self._attention(),
+      mlp=self._mlp(),
+      dropout=self.dropout,
+      epsilon=self.epsilon,
+      dtype=self.dtype,
     )
-    for number in range(1, self.depth + 1):
-      gru = GRU(features=self.width, dtype=self.dtype, name=f"gru{number}")
-      dropout = nn.Dropout(self.dropout, name=f"dropout{number}")
-      x = dropout(gru(x), deterministic=not train)
-    return _logits(self, x, embedding, initializers.fan_in_uniform())
-
-
-def _matrix(
-  features: int,
-  dtype: DTypeLike | None,
-  name: str,
-  kernel_init: initializers.Initializer = _WEIGHTS,
-) -> nn.Dense:
-  """Returns a linear layer without bias, for a module's compact method."""
-  return nn.Dense(
-    features, use_bias=False, kernel_init=kernel_init, dtype=dtype, name=name
-  )
-
-
-def _embedding(
-  net: CausalDecoder | GRUDecoder, tokens: Array, stddev: float
-) -> nn.Embed:
-  """Returns the net's layer `embedding`, or raises if it cannot read."""
-  if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-    raise ConfigError(
-      f"{type(net).__name__}: tokens are {tokens.dtype} {tokens.shape}; "
-      "expected integers [B, L]"
+    if not self.scan_layers:
+      for number in range(1, self.depth + 1):
+        x = block(name=f"block{number}")(x, positions, token_mask, train)
+      return x
+    scanned = nn.scan(
+      lambda block, x, _: (block(x, positions, token_mask, train), None),
+      variable_axes={"params": 0, "cache": 0, "intermediates": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=self.depth,
     )
-  return nn.Embed(
-    net.vocabulary_size,
-    net.width,
-    embedding_init=jax.nn.initializers.normal(stddev),
-    dtype=net.dtype,
-    name="embedding",
-  )
+    return scanned(block(name="blocks"), x, None)[0]
 
+  def _attention(self) -> Callable[..., Attention]:
+    return functools.partial(
+      Attention,
+      heads=self.heads,
+      key_value_heads=self.key_value_heads,
+      head_size=self.head_size,
+      qk_norm=self.qk_norm,
+      epsilon=self.epsilon,
+      bias=self.bias,
+      out_bias=self.out_bias,
+      base=self.rotary_base,
+      scaling=self.rotary_scaling,
+      window=self.window,
+      cap=self.attention_cap,
+      out_init=self._added(),
+      dtype=self.dtype,
+    )
 
-def _logits(
-  net: CausalDecoder | GRUDecoder,
-  inputs: Array,
-  embedding: nn.Embed,
-  kernel_init: initializers.Initializer,
-) -> Array:
-  """Returns the output of the net's layer `head`."""
-  head = Head(
-    vocabulary_size=net.vocabulary_size,
-    kernel_init=kernel_init,
-    dtype=net.dtype,
-    name="head",
-  )
-  return head(inputs, embedding.embedding if net.tied else None)
+  def _mlp(self) -> Callable[..., GatedMLP]:
+    return functools.partial(
+      GatedMLP,
+      hidden=self.hidden or round(self.mlp_ratio * self.width),
+      out_init=self._added(),
+      dtype=self.dtype,
+    )
+
+  def _added(self) -> initializers.Initializer:
+    """Initialises what is added to `x`, 2 depth times."""
+    return jax.nn.initializers.normal(STDDEV / math.sqrt(2 * self.depth))

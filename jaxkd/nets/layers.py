@@ -110,10 +110,10 @@ class Conv(nn.Module):
     """
     whole = inputs.shape[1:-1] == (self.kernel_size,) * axes
     if whole and not self.padding and self.groups == 1:
-      outputs = inputs.reshape(len(inputs), -1) @ kernel.reshape(
+      outputs = inputs.reshape(inputs.shape[0], -1) @ kernel.reshape(
         -1, self.features
       )
-      return outputs.reshape(len(inputs), *(1,) * axes, self.features)
+      return outputs.reshape(inputs.shape[0], *(1,) * axes, self.features)
     if inputs.shape[-1] == 1 and self.strides == 1:
       return _patches(inputs, self.kernel_size, self.padding) @ kernel.reshape(
         -1, self.features

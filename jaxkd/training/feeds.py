@@ -98,7 +98,7 @@ def examples(
   rng = jax.random.key(0)
   return next(pipeline.batches(splits.train, batch_size)), {
     phase.name: next(join(feeds(phase, splits, batch_size, rng)))
-    for phase in method.phases
+    for phase in method.lasting_phases
   }
 
 

@@ -111,7 +111,7 @@ class Trainer:
     """
     for size in (self.batch_size, *self.settings.batch_sizes):
       self.placement.mesh.check_batch(size)
-    for phase in self.method.phases:
+    for phase in self.method.lasting_phases:
       for stream in phase.beside.values():
         self.placement.mesh.check_batch(stream.batch_size or self.batch_size)
     self.programs = self.programs or Programs(self.method)
@@ -123,7 +123,7 @@ class Trainer:
     self._on_device: list[Any] | None = None
     timing = files.read_json(self.run.timing, default={})
     with self.stop:
-      for index, phase in enumerate(self.method.phases):
+      for index, phase in enumerate(self.method.lasting_phases):
         new = self._phase(f"{index}_{phase.name}", phase, train)
         if new is not None:
           timing[phase.name] = new

@@ -233,10 +233,20 @@ def _raise_machine(error: OSError, path: Path) -> None:
     raise StorageError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _arrays(path: Path, rows: Mapping[str, Any]) -> dict[str, Leaf]:
-  """Reads the arrays and verifies each against the manifest."""
-  leaves, store = {}, _store(path)
-  for name, row in rows.items():
+def reader(path: Path, rows: Mapping[str, Any]) -> Callable[[str], Leaf]:
+  """Reads leaves one at a time, each verified against the manifest.
+
+  Args:
+    path: the folder.
+    rows: the manifest's leaves.
+
+  Returns:
+    What reads a leaf by its name; raises Damaged or StorageError.
+  """
+  store = _store(path)
+
+  def read_leaf(name: str) -> Leaf:
+    row = rows[name]
     try:
       if trees.size(row):
         value = np.asarray(_open(store, name, row).read().result())
@@ -250,10 +260,12 @@ def _arrays(path: Path, rows: Mapping[str, Any]) -> dict[str, Leaf]:
     except Exception as error:  # damage shows as any of many types
       reason = str(error).splitlines()[0] if str(error) else repr(error)
       raise Damaged(f"leaf {name} is unreadable: {reason}") from error
-    leaves[name] = Leaf(value, row.get("key"))
-    if leaves[name].row != row:
+    leaf = Leaf(value, row.get("key"))
+    if leaf.row != row:
       raise Damaged(f"leaf {name} differs from its sha256")
-  return leaves
+    return leaf
+
+  return read_leaf
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
@@ -302,7 +314,8 @@ def read(path: Path, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
   body = manifest(path)
   if like is not None:
     _compare(path, body["leaves"], like)
-  leaves = _arrays(path, body["leaves"])
+  read_leaf = reader(path, body["leaves"])
+  leaves = {name: read_leaf(name) for name in body["leaves"]}
   if like is None:
     return trees.nest(leaves), body
   wanted = trees.named_leaves(like)

@@ -1,5 +1,7 @@
 """KD: its objective, its schedule, its frozen teacher."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,25 @@ def test_the_teacher_is_trained_first_and_then_frozen(tmp_path):
   fresh = _view(method, toys.batch(8))._params["teacher"]["fc1"]["kernel"]
   trained = fitted.params["teacher"]["fc1"]["kernel"]
   assert not np.array_equal(fresh, trained)
+
+
+class Ready:
+  """Weights of ones."""
+
+  def load(self, like):
+    return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), like)
+
+  def fingerprint(self):
+    return "ones"
+
+
+def test_a_teacher_that_is_given_ready_stays_as_it_is(tmp_path):
+  teacher = dataclasses.replace(toys.teacher(), weights=Ready())
+  method = toys.kd(teacher=teacher, teacher_epochs=0, epochs=1)
+  assert [phase.name for phase in method.lasting_phases] == ["distil"]
+  fitted = toys.trainer(method, tmp_path).fit()
+  for leaf in jax.tree.leaves(fitted.params["teacher"]):
+    assert np.all(leaf == 1)
 
 
 def test_the_deployed_network_is_the_student():

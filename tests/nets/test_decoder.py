@@ -10,7 +10,7 @@ import pytest
 
 from jaxkd import nets
 from jaxkd.errors import ConfigError
-from jaxkd.nets import decoder
+from jaxkd.nets import attention, decoder, recurrent, rotary
 from jaxkd.network import Network
 from tests.nets import filling
 
@@ -193,7 +193,7 @@ def _turned(x):
 
 
 def test_attention_equals_the_formula_in_float64():
-  net = decoder.Attention(heads=3)
+  net = attention.Attention(heads=3)
   x = np.random.default_rng(1).normal(size=(2, 7, 12)).astype(np.float32)
   variables = filling.random_variables(net, x)
   kernels = {
@@ -223,9 +223,7 @@ def test_rotary_products_depend_on_the_distance_alone():
     np.broadcast_to(rng.normal(size=(1, 1, 2, 8)), (1, 20, 2, 8))
     for _ in range(2)
   )
-  query, key = map(
-    jax.jit(decoder.rotary), (np.float32(query), np.float32(key))
-  )
+  query, key = map(jax.jit(rotary.rotary), (np.float32(query), np.float32(key)))
   scores = np.einsum("bmhd,bnhd->hmn", query, key)
   for distance in range(-19, 20):
     line = np.diagonal(scores, distance, 1, 2)
@@ -237,12 +235,12 @@ def test_rotary_products_depend_on_the_distance_alone():
 
 def test_rotary_keeps_lengths_and_the_first_position():
   x = np.random.default_rng(4).normal(size=(2, 6, 3, 8)).astype(np.float32)
-  turned = jax.jit(decoder.rotary)(x)
+  turned = jax.jit(rotary.rotary)(x)
   np.testing.assert_array_equal(turned[:, 0], x[:, 0])
   np.testing.assert_allclose(
     jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5
   )
-  assert decoder.rotary(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+  assert rotary.rotary(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_a_block_adds_what_its_parts_make_of_the_normalised():
@@ -255,15 +253,18 @@ def test_a_block_adds_what_its_parts_make_of_the_normalised():
     return x / size * params[name]["scale"]
 
   first = normed(np.float64(x), "attention_norm")
-  attention = jax.jit(decoder.Attention(heads=2).apply)(
+  gathered = jax.jit(attention.Attention(heads=2).apply)(
     {"params": given["attention"]}, np.float32(first)
   )
-  middle = np.float64(x) + np.float64(attention)
+  middle = np.float64(x) + np.float64(gathered)
   second = normed(middle, "mlp_norm")
   mlp = {name: leaf["kernel"] for name, leaf in params["mlp"].items()}
   gate, up = second @ mlp["gate"], second @ mlp["up"]
   expected = middle + (gate / (1 + np.exp(-gate)) * up) @ mlp["down"]
-  block = decoder.DecoderBlock(heads=2, mlp_ratio=8 / 3)
+  block = decoder.DecoderBlock(
+    attention=functools.partial(attention.Attention, heads=2),
+    mlp=functools.partial(decoder.GatedMLP, hidden=43),
+  )
   found = jax.jit(functools.partial(block.apply, train=False))(
     {"params": given}, x
   )
@@ -271,7 +272,7 @@ def test_a_block_adds_what_its_parts_make_of_the_normalised():
 
 
 def test_the_recurrent_unit_equals_the_formula_in_float64():
-  net = decoder.GRU(features=5)
+  net = recurrent.GRU(features=5)
   x = np.random.default_rng(3).normal(size=(2, 6, 4)).astype(np.float32)
   variables = filling.random_variables(net, x)
   params = jax.tree.map(np.float64, variables["params"])
