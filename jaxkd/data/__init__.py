@@ -13,6 +13,7 @@ from jaxkd.data.emoji import Emoji
 from jaxkd.data.fashion_mnist import FashionMNIST
 from jaxkd.data.rotated_digits import RotatedDigits
 from jaxkd.data.source import ArraySource, Splits, Task
+from jaxkd.data.spam import Spam
 from jaxkd.data.text import Text
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
   "Emoji",
   "FashionMNIST",
   "RotatedDigits",
+  "Spam",
   "Splits",
   "Task",
   "Text",

@@ -30,16 +30,22 @@ class Emoji:
   """Drawings with captions; all drawings of an emoji are in one part.
 
   `image` is float32 [size, size, 3], mean 0 and deviation 1 over the packaged
-  file; `style` int32, place in `styles`; `emoji` int32, which emoji of the
+  file; `style` int32, place in `all_styles`; `emoji` int32, which emoji of the
   collection. Every emoji has several captions, drawn by the seed from its name,
   keywords and groups: `captions` int32 [captions, words], ids of words, 0 where
   there is none; `caption_features` float32 [captions, text_dimensions], their
   frozen embeddings of length 1. `text` [words] and `text_features`
   [text_dimensions] are one of these, another one for each drawing.
 
+  With `picture_size` there is a second image for networks from elsewhere:
+  `picture` float32 [picture_size, picture_size, 3], the drawing enlarged, its
+  colours from -1 to 1.
+
   Attributes:
     folder: Local folder with npm packages; None for the packaged drawings.
     styles: Drawing styles, of google and twitter, and with a folder apple.
+    test_styles: Those of the test part; `styles` if not given.
+    picture_size: Height and width of `picture`; None for no such entry.
     label: What `label` is: `group` (8 classes) or the finer `subgroup`.
     size: Height and width of the drawings, 32 or 16.
     captions: Captions of an emoji.
@@ -56,6 +62,8 @@ class Emoji:
 
   folder: str | os.PathLike[str] | None = None
   styles: tuple[str, ...] = PACKAGED
+  test_styles: tuple[str, ...] = ()
+  picture_size: int | None = None
   label: str = "group"
   size: int = 32
   captions: int = 5
@@ -70,16 +78,18 @@ class Emoji:
   def __post_init__(self):
     """Raises `ConfigError` for a field out of range."""
     owner = type(self).__name__
-    object.__setattr__(self, "styles", tuple(self.styles))
     valid = PACKAGED if self.folder is None else emoji_folder.STYLES
     where = " without a folder" if self.folder is None else ""
-    known = bool(self.styles) and set(self.styles) <= set(valid)
-    checks.require(
-      known and len(set(self.styles)) == len(self.styles),
-      f"{owner}.styles",
-      self.styles,
-      f"some of {', '.join(valid)}{where}, each once",
-    )
+    for field, least in (("styles", 1), ("test_styles", 0)):
+      styles = tuple(getattr(self, field))
+      object.__setattr__(self, field, styles)
+      known = len(styles) >= least and set(styles) <= set(valid)
+      checks.require(
+        known and len(set(styles)) == len(styles),
+        f"{owner}.{field}",
+        styles,
+        f"some of {', '.join(valid)}{where}, each once",
+      )
     partition.check_fractions(
       owner, self.validation_fraction, self.test_fraction
     )
@@ -97,8 +107,14 @@ class Emoji:
       ("batch_size", 1),
     ):
       checks.require_integer(f"{owner}.{field}", getattr(self, field), least)
-    if self.train_size is not None:
-      checks.require_integer(f"{owner}.train_size", self.train_size, 1)
+    for field, least in (("train_size", 1), ("picture_size", 32)):
+      if getattr(self, field) is not None:
+        checks.require_integer(f"{owner}.{field}", getattr(self, field), least)
+
+  @property
+  def all_styles(self) -> tuple[str, ...]:
+    """The styles of all parts, each once."""
+    return tuple(dict.fromkeys((*self.styles, *self.test_styles)))
 
   @property
   def num_classes(self) -> int:
@@ -133,15 +149,22 @@ class Emoji:
     )
     train = partition.cut(train, self.train_size, "Emoji.train_size")
     tables = self._tables(drawings, seed)
-    sources = [
-      self._source(part, drawings, tables, seed) for part in (train, *others)
-    ]
-    return Splits(train=sources[0], validation=sources[1], test=sources[2])
+    parts = {
+      "train": (train, self.styles),
+      "validation": (others[0], self.styles),
+      "test": (others[1], self.test_styles or self.styles),
+    }
+    return Splits(
+      **{
+        name: self._source(*part, drawings, tables, seed)
+        for name, part in parts.items()
+      }
+    )
 
   def _drawings(self) -> emoji_folder.Drawings:
     if self.folder is None:
-      return _chosen(self.styles)
-    return _from_folder(os.fspath(self.folder), self.styles)
+      return _chosen(self.all_styles)
+    return _from_folder(os.fspath(self.folder), self.all_styles)
 
   def _tables(
     self, drawings: emoji_folder.Drawings, seed: int
@@ -169,19 +192,28 @@ class Emoji:
   def _source(
     self,
     part: np.ndarray,
+    styles: tuple[str, ...],
     drawings: emoji_folder.Drawings,
     tables: dict[str, np.ndarray],
     seed: int,
   ) -> ArraySource:
-    """Returns every style of every emoji of a part."""
-    styles = len(drawings.styles)
-    emoji, style = np.repeat(part, styles), np.tile(range(styles), len(part))
-    drawing = emoji * styles + style
+    """Returns every emoji of a part in each of some styles."""
+    places = [drawings.styles.index(style) for style in styles]
+    emoji, style = np.repeat(part, len(places)), np.tile(places, len(part))
+    drawing = emoji * len(drawings.styles) + style
     draws = randomness.generator(seed=seed, purpose="caption of a drawing")
     chosen = draws.random(len(tables["image"])) * self.captions
     caption = emoji, chosen.astype(int)[drawing]
+    picture, decode = (
+      {},
+      {"image": functools.partial(_standardised, size=self.size)},
+    )
+    if self.picture_size:
+      picture = {"picture": drawing}
+      decode["picture"] = functools.partial(_enlarged, size=self.picture_size)
     return ArraySource(
       {
+        **picture,
         "image": drawing,
         "label": getattr(drawings, self.label)[emoji],
         "style": style.astype(np.int32),
@@ -191,8 +223,8 @@ class Emoji:
         "text": tables["captions"][caption],
         "text_features": tables["caption_features"][caption],
       },
-      tables=tables,
-      decode={"image": functools.partial(_standardised, size=self.size)},
+      tables=tables | {name: tables["image"] for name in picture},
+      decode=decode,
     )
 
 
@@ -241,3 +273,21 @@ def _standardised(stored: np.ndarray, size: int) -> np.ndarray:
     shape = (len(stored), size, 2, size, 2, 3)
     pictures = pictures.reshape(shape).mean((2, 4))
   return (pictures - np.float32(_MEAN)) / np.float32(_DEVIATION)
+
+
+def _enlarged(stored: np.ndarray, size: int) -> np.ndarray:
+  """Returns float32 [B, size, size, 3] in [-1, 1], bilinear in between."""
+  weights = _between(stored.shape[1], size)
+  pictures = stored.astype(np.float32) / np.float32(127.5) - 1
+  wide = weights @ pictures.reshape(*pictures.shape[:2], -1)
+  wide = wide.reshape(len(stored), size, -1, 3).swapaxes(1, 2)
+  tall = weights @ wide.reshape(len(stored), -1, size * 3)
+  return tall.reshape(len(stored), size, size, 3).swapaxes(1, 2)
+
+
+@functools.lru_cache(maxsize=4)
+def _between(old: int, new: int) -> np.ndarray:
+  """Weights float32 [new, old] of pixels between whose centres new ones lie."""
+  place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+  nearness = 1 - np.abs(place[:, None] - np.arange(old)[None])
+  return np.maximum(nearness, 0).astype(np.float32)

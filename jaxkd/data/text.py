@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxkd.data import checks, partition, randomness
 from jaxkd.data.source import ArraySource, Splits
+from jaxkd.data.tokenizer_files import TokenizerFile
 from jaxkd.data.tokens import (
   BYTES,
   BytePairs,
@@ -25,7 +26,7 @@ from jaxkd.data.tokens import (
 from jaxkd.errors import RefusedInput
 
 SUFFIXES = (".md", ".rst", ".txt")
-_KINDS = ("characters", "bytes", "bpe")
+_KINDS = ("characters", "bytes", "bpe", "file")
 _HOW_TO_FILL = (
   "put text files in UTF-8 into the folder, a document each, named *"
   + ", *".join(SUFFIXES)
@@ -45,13 +46,15 @@ class Text:
 
   Classes do not depend on the seed: characters are those of all documents, 0
   standing for any other; byte pairs are trained on the training part, and have
-  as many tokens as asked for.
+  as many tokens as asked for; those of a file are the file's.
 
   Attributes:
     folder: Local folder of text files, a document each; None for the help
       topics of Python.
-    tokens: What a token is: `characters`, `bytes` of UTF-8, or `bpe`, byte
-      pairs, which need the extra `text`.
+    tokens: What a token is: `characters`, `bytes` of UTF-8, `bpe`, byte pairs,
+      or `file`, what the tokenizer of a pretrained model makes; the last two
+      need the extra `text`.
+    tokenizer_file: Its `tokenizer.json`, or the folder of it; for `file` alone.
     vocabulary_size: Number of byte pairs, or of characters, the most frequent
       ones then; None for all characters, as which it depends on the text.
     length: Tokens in a window.
@@ -66,7 +69,8 @@ class Text:
   name: ClassVar[str] = "text"
 
   folder: str | os.PathLike[str] | None = None
-  tokens: Literal["characters", "bytes", "bpe"] = "characters"
+  tokens: Literal["characters", "bytes", "bpe", "file"] = "characters"
+  tokenizer_file: str | os.PathLike[str] | None = None
   vocabulary_size: int | None = None
   length: int = 48
   train_size: int = 4000
@@ -88,11 +92,19 @@ class Text:
     checks.require(
       self.tokens in _KINDS, f"{owner}.tokens", self.tokens, " or ".join(_KINDS)
     )
+    path, from_file = self.tokenizer_file, self.tokens == "file"
+    expected = "a path for tokens='file' and None for others"
+    given = path is not None
+    checks.require(
+      given == from_file, f"{owner}.tokenizer_file", path, expected
+    )
     field, size = f"{owner}.vocabulary_size", self.vocabulary_size
     if self.tokens == "bpe":
       checks.require_integer(field, size, BYTES)
     elif self.tokens == "bytes":
       checks.require(size is None, field, size, "None, as there are 256 bytes")
+    elif from_file:
+      checks.require(size is None, field, size, "None, as the file says it")
     elif size is not None:
       checks.require_integer(field, size, 2)
 
@@ -103,6 +115,8 @@ class Text:
       return self.vocabulary_size
     if self.tokens == "bytes":
       return BYTES
+    if self.tokens == "file":
+      return TokenizerFile(self.tokenizer_file).vocabulary_size
     return Characters.fit(self._documents()).vocabulary_size
 
   def splits(self, seed: int) -> Splits:
@@ -140,6 +154,8 @@ class Text:
     """Returns the tokenizer; only byte pairs depend on the training part."""
     if self.tokens == "bytes":
       return Bytes()
+    if self.tokens == "file":
+      return TokenizerFile(self.tokenizer_file)
     if self.tokens == "characters":
       return Characters.fit(documents, self.vocabulary_size)
     return BytePairs.fit([documents[i] for i in train], self.vocabulary_size)

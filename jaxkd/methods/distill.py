@@ -17,6 +17,13 @@ Three arrangements of the networks share that sum:
    students in a row, each one taught by the one before. Without teachers the
    first learns from labels: self-distillation.
 
+An `encoder` comes trained and is never changed. What it returns of an example
+is the batch's entry `encoded`, which teachers read: they are heads on frozen
+features. It runs once for every example of a phase.
+
+With `unlabelled`, terms of the data's labels read the training split and all
+others that one; every term is a mean over its own examples.
+
 `access` is how much of the teachers can be seen: everything (`white`), the k
 most probable classes with their log-probabilities (`topk`), or samples alone
 (`text`). A loss that needs more refuses.
@@ -34,10 +41,21 @@ from jax.lax import stop_gradient
 
 from jaxkd import losses
 from jaxkd.errors import ConfigError
-from jaxkd.method import Loss, Method, Phase, Update, hits, label_loss
+from jaxkd.method import (
+  Loss,
+  Method,
+  Phase,
+  Stream,
+  Update,
+  hits,
+  label_loss,
+  part,
+)
 from jaxkd.network import Network, Outputs
-from jaxkd.terms import Features, Logits, Seen, Term, View
+from jaxkd.terms import Features, Labels, Logits, Seen, Term, View
 
+ENCODED = "encoded"
+LABELLED = "labelled"  # the stream beside that of unlabelled examples
 ACCESS = ("white", "topk", "text")
 SCHEDULES = ("constant", "cosine")
 
@@ -46,9 +64,9 @@ SCHEDULES = ("constant", "cosine")
 class Distill(Method):
   """A weighted sum of terms between a student and its teachers.
 
-  Roles: the teachers and peers by name, `generation_1`, ... before the last
-  one, `student`, and the terms' projectors, which a generation takes over from
-  the one before. Phases: `teach_<name>` for every teacher,
+  Roles: `encoder`, the teachers and peers by name, `generation_1`, ... before
+  the last one, `student`, and the terms' projectors, which a generation takes
+  over from the one before. Phases: `teach_<name>` for every teacher,
   `distil_<generation>` for the generations before the last one, `distil`.
   Prediction: the student.
   """
@@ -57,12 +75,16 @@ class Distill(Method):
   terms: tuple[Term, ...]
   teachers: Mapping[str, Network] = dataclasses.field(default_factory=dict)
   peers: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+  encoder: Network | None = None  # of the teachers' inputs, with its weights
   generations: int = 1
   access: Literal["white", "topk", "text"] = "white"
   k: int = 5  # classes that are seen with access topk
   teacher_epochs: int = 100
-  epochs: int = 100  # of every generation
-  lr: float = 1e-3  # of Adam, for all networks
+  unlabelled: str = ""  # split that terms without labels of the data read
+  labelled_batch: int | None = None  # then of labels; the task's if not given
+  epochs: int = 100  # of every generation, over `unlabelled` if it is given
+  lr: float = 1e-3  # of Adam
+  teacher_lr: float | None = None  # likewise; `lr` if not given
   lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: to 0
 
   def __post_init__(self):
@@ -88,8 +110,9 @@ class Distill(Method):
         "expected at least 1 generation, and peers in one generation only"
       )
     others = [*self.teachers, *self.peers]
+    taken = (*self._generations, "encoder")
     for name in others:
-      if name in self._generations or others.count(name) > 1:
+      if name in taken or others.count(name) > 1:
         raise ConfigError(f"Distill: two networks are called {name!r}")
     self._check_terms()
 
@@ -136,28 +159,35 @@ class Distill(Method):
     projectors = {}
     for term in self.terms:
       projectors |= term.roles
-    return {**self.teachers, **self.peers, **students, **projectors}
+    encoder = {"encoder": self.encoder} if self.encoder else {}
+    others = {**encoder, **self.teachers, **self.peers}
+    return {**others, **students, **projectors}
 
   @property
   def phases(self):
     """The teachers one by one, then the generations."""
-    taught = [
-      Phase(
-        name=f"teach_{name}",
-        updates=(self._update((name,), functools.partial(self.teach, name)),),
-        epochs=self.teacher_epochs,
-        validate=functools.partial(self.validate, (name,)),
-        memory=(),
-      )
-      for name in self.teachers
-      if self.teacher_epochs
-    ]
-    return (*taught, *map(self._distil, self._generations))
+    return (
+      *map(self._teach, self.teachers),
+      *map(self._distil, self._generations),
+    )
 
   @property
   def memory(self):
     """What terms keep between steps."""
     return {k: v for term in self.terms for k, v in term.memory.items()}
+
+  def _teach(self, name):
+    # A validation would run the encoder after every epoch.
+    judge = functools.partial(self.validate, (name,))
+    teach = functools.partial(self.teach, name)
+    return Phase(
+      name=f"teach_{name}",
+      updates=(self._update((name,), teach, self.teacher_lr),),
+      epochs=self.teacher_epochs,
+      validate=None if self.encoder else judge,
+      targets={ENCODED: self.encode} if self.encoder else {},
+      memory=(),
+    )
 
   def _distil(self, learner):
     projectors = [r for term in self._active(learner) for r in term.roles]
@@ -170,15 +200,21 @@ class Distill(Method):
         ),
       ),
       epochs=self.epochs,
+      stream=self.unlabelled or "train",
+      beside={LABELLED: Stream("train", batch_size=self.labelled_batch)}
+      if self.unlabelled
+      else {},
       validate=functools.partial(self.validate, (learner, *self.peers)),
       targets=self._targets(learner),
     )
 
-  def _update(self, trainable, loss):
+  def _update(self, trainable, loss, lr=None):
+    lr = self.lr if lr is None else lr
+
     def adam(updates):
       if self.lr_schedule == "cosine":
-        return optax.adam(optax.cosine_decay_schedule(self.lr, updates))
-      return optax.adam(self.lr)
+        return optax.adam(optax.cosine_decay_schedule(lr, updates))
+      return optax.adam(lr)
 
     return Update(trainable=trainable, loss=loss, optimizer=adam)
 
@@ -207,8 +243,19 @@ class Distill(Method):
         targets[f"{name}/{what}"] = functools.partial(self.show, role, what)
     return targets
 
+  def encode(self, nets, batch):
+    """What the encoder returns."""
+    return nets.encoder(batch).value
+
+  def _encoded(self, nets, batch):
+    """The batch with what the encoder returns of it, if there is one."""
+    if self.encoder is None:
+      return batch
+    return {**batch, ENCODED: self.encode(nets, batch)}
+
   def show(self, role, what, nets, batch):
     """What a frozen teacher shows: logits, top-k, its class, or a tap."""
+    batch = self._encoded(nets, batch)
     if what not in ("logits", "ids", "log_probs", "label"):
       return nets[role](batch, taps=(what,)).taps[what]
     logits = nets[role](batch).logits
@@ -232,6 +279,26 @@ class Distill(Method):
   def distil(self, learner, nets, batch, step):
     """The weighted sum of the terms, of the learner and of its peers."""
     terms = self._active(learner)
+    if not self.unlabelled:
+      return self._sum(learner, terms, nets, batch, step)
+    by_label = [t for t in terms if isinstance(t, Labels) and not t.of]
+    others = [t for t in terms if t not in by_label]
+    sums = [
+      self._sum(learner, chosen, nets, examples, step)
+      for chosen, examples in (
+        (by_label, part(batch, LABELLED)),
+        (others, batch),
+      )
+      if chosen
+    ]
+    total = sum(s.total / jnp.maximum(s.weight, 1.0) for s in sums)
+    joined = Loss.mean(total, where=batch["mask"])
+    metrics = {k: v for s in reversed(sums) for k, v in s.metrics.items()}
+    memory = {k: v for s in sums for k, v in s.memory.items()}
+    return joined.replace(metrics=metrics, memory=memory)
+
+  def _sum(self, learner, terms, nets, batch, step):
+    """The weighted sum of some of the terms, on one batch."""
     paths = {p for t in terms if isinstance(t, Features) for p in t.student}
     outputs = {
       learner: nets[learner](batch, taps=tuple(sorted(paths))),
@@ -262,7 +329,8 @@ class Distill(Method):
   def outputs(self, nets, batch):
     """The student, its teachers and peers; generations also as an ensemble."""
     found = {"student": self.predict(nets, batch)}
-    found |= {n: nets[n](batch) for n in (*self.teachers, *self.peers)}
+    given = self._encoded(nets, batch)
+    found |= {n: nets[n](given) for n in (*self.teachers, *self.peers)}
     if self.generations > 1:
       logits = [nets[name](batch).logits for name in self._generations]
       found["ensemble"] = Outputs(

@@ -1,5 +1,6 @@
 """Emoji: parts by emoji, entries, the packaged file, folders of packages."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -251,3 +252,30 @@ def test_a_damaged_file_is_named(folder, name, content, message):
   (folder / name).write_text(content)
   with pytest.raises(RefusedInput, match=message):
     emoji_folder.read(folder)
+
+
+def test_the_test_part_can_be_in_another_style():
+  whole, apart = (
+    Emoji(**options).splits(3)
+    for options in ({}, {"styles": ["twitter"], "test_styles": ("google",)})
+  )
+  for name, style in (("train", 1), ("validation", 1), ("test", 0)):
+    both, one = (_rows(splits.part(name)) for splits in (whole, apart))
+    chosen = both["style"] == style
+    for entry in ("image", "label", "emoji"):
+      np.testing.assert_array_equal(one[entry], both[entry][chosen])
+    # Places in `all_styles`, where twitter is the first.
+    assert set(one["style"]) == {1 - style}
+  with pytest.raises(ConfigError, match=r"Emoji.test_styles = .*google, twitter"):
+    Emoji(test_styles=("apple",))
+
+
+def test_pictures_are_the_drawings_enlarged():
+  source = Emoji(picture_size=96, styles=("google",)).splits(0).test
+  rows = source.take(range(8))
+  small = rows["image"] * emoji._DEVIATION + emoji._MEAN  # 0 to 1
+  expected = jax.image.resize(small, (8, 96, 96, 3), "bilinear") * 2 - 1
+  np.testing.assert_allclose(rows["picture"], expected, atol=1e-4)
+  assert rows["picture"].dtype == np.float32
+  assert np.abs(rows["picture"]).max() <= 1
+  assert "picture" not in Emoji().splits(0).test.take([0])
