@@ -12,6 +12,7 @@ _ROOMS = (
   "data",
   "errors",
   "evaluation",
+  "export",
   "identity",
   "losses",
   "method",

@@ -194,6 +194,26 @@ def test_report_writes_one_page(finished, capsys):
   assert "MSTDistill" in page.read_text()
 
 
+def test_a_student_is_exported_and_gives_the_same_again(capsys, workdir):
+  code = cli.main(["export", str(workdir), "--format", "stablehlo"])
+  assert code == 0
+  folder = workdir / "export" / "stablehlo" / "student_seed_0"
+  assert str(folder) in capsys.readouterr().out
+  card = (folder / "README.md").read_text()
+  assert (workdir / "command.txt").read_text().strip() in card
+  assert cli.main(["serve-check", str(folder), "--repetitions", "1"]) == 0
+  assert json.loads(capsys.readouterr().out)["agrees"] is True
+
+
+def test_exporting_an_unknown_role_names_the_nearest(capsys, workdir):
+  code, message = run(
+    capsys, "export", str(workdir), "--format", "orbax", "--role", "studnt"
+  )
+  assert code == 2
+  assert "MSTDistill has no such role, did you mean 'student'?" in message
+  assert not (workdir / "export").exists()
+
+
 def test_resuming_with_a_changed_config_names_the_change(capsys, workdir):
   before = listing(workdir)
   code, message = run(
@@ -221,7 +241,8 @@ def test_more_seeds_may_be_added_to_a_workdir(capsys, workdir):
 def test_a_folder_that_is_not_ours_is_left_alone(capsys, tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
   before = listing(tmp_path)
-  for verb in (("run", SMOKE, "--workdir"), ("evaluate",), ("report",)):
+  export = ("export", "--format", "orbax")
+  for verb in (("run", SMOKE, "--workdir"), ("evaluate",), ("report",), export):
     code, message = run(capsys, *verb, str(tmp_path))
     assert code == 3
     assert "not a jaxkd workdir" in message

@@ -266,7 +266,9 @@ def test_the_test_part_can_be_in_another_style():
       np.testing.assert_array_equal(one[entry], both[entry][chosen])
     # Places in `all_styles`, where twitter is the first.
     assert set(one["style"]) == {1 - style}
-  with pytest.raises(ConfigError, match=r"Emoji.test_styles = .*google, twitter"):
+  with pytest.raises(
+    ConfigError, match=r"Emoji.test_styles = .*google, twitter"
+  ):
     Emoji(test_styles=("apple",))
 
 

@@ -1,0 +1,99 @@
+"""What several verbs need: a start, a config, a workdir, a title."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxkd.errors import ConfigError, RefusedInput
+
+if TYPE_CHECKING:
+  from jaxkd.experiment import Experiment
+  from jaxkd.training.workdir import Workdir
+
+
+def say(text: str) -> None:
+  """Prints a line beside the results."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def start() -> None:
+  """Announces the slow import and turns the compilation cache on."""
+  if "jax" not in sys.modules:
+    say("importing jax ...")
+  from jaxkd import cache
+
+  cache.enable()
+
+
+def load(path: str, overrides: Sequence[str]) -> tuple[Experiment, str]:
+  """The experiment of a gin file and its operative text."""
+  from jaxkd import config
+
+  config.register_all()
+  experiment = config.load(path, overrides=overrides)
+  text = config.operative_text(config.resolve(path, overrides))
+  return experiment, text
+
+
+def reopen(path: str) -> tuple[Workdir, Experiment]:
+  """A finished run's workdir and what was run there.
+
+  Args:
+    path: the workdir.
+
+  Raises:
+    RefusedInput: it is none, is not finished, or was made without a config.
+  """
+  from jaxkd.training import files
+  from jaxkd.training.workdir import Workdir
+
+  opened = Workdir.read(path)
+  if not opened.summary.exists():
+    raise RefusedInput(
+      f"{opened.root} has no summary.json yet: finish it with jaxkd run"
+    )
+  if not opened.config.read_text().strip():
+    raise RefusedInput(
+      f"{opened.root} was made from Python and has no config.gin; "
+      "jaxkd.experiment.evaluate and jaxkd.export.export take the Experiment "
+      "itself"
+    )
+  seeds = tuple(files.read_json(opened.summary)["seeds"])
+  experiment, _ = load(str(opened.config), [f"Experiment.seeds = {seeds}"])
+  return opened, experiment
+
+
+def seeds(text: str) -> tuple[int, ...]:
+  """The numbers of `0,1,2`."""
+  try:
+    return tuple(int(part) for part in text.split(","))
+  except ValueError:
+    raise ConfigError(
+      f"--seeds {text}: expected numbers such as 0,1,2"
+    ) from None
+
+
+def command() -> str:
+  """The command line, to be pasted."""
+  return shlex.join(["jaxkd", *sys.argv[1:]])
+
+
+def workdir(given: str | None, name: str) -> Path:
+  """The run directory that was asked for, else a new one under `runs`."""
+  if given:
+    return Path(given)
+  stamp = time.strftime("%Y%m%d-%H%M%S")
+  return Path("runs") / f"{name}-{stamp}"
+
+
+def title(summary: dict[str, Any]) -> str:
+  """What a table of results is of."""
+  return (
+    f"{summary['method']} on {summary['task']}, {len(summary['seeds'])} "
+    f"seed(s), {summary['wall_seconds']:.0f} s"
+  )
