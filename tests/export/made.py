@@ -51,7 +51,7 @@ def trained(module, *names, dtype=None):
   random = np.random.default_rng(1)
   variables = jax.tree.map(
     lambda x: np.asarray(
-      x + random.uniform(-0.02, 0.02, x.shape), dtype or x.dtype
+      x + random.uniform(-0.1, 0.1, x.shape), dtype or x.dtype
     ),
     jax.device_get(drawn),
   )
