@@ -226,6 +226,7 @@ def test_resuming_with_a_changed_config_names_the_change(capsys, workdir):
   assert listing(workdir) == before
 
 
+@pytest.mark.slow  # two runs of a process
 def test_more_seeds_may_be_added_to_a_workdir(capsys, workdir):
   before = (workdir / "runs/main/seed_0/metrics.jsonl").read_bytes()
   code, _ = run(
@@ -295,6 +296,7 @@ def interrupted(tmp_path, steps):
   return target, options
 
 
+@pytest.mark.slow  # three runs of a process
 def test_a_damaged_checkpoint_gives_way_to_the_older_one(
   capsys, caplog, tmp_path
 ):

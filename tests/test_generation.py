@@ -337,6 +337,7 @@ def test_no_gradient_passes_through_what_is_drawn():
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # compiles every member's loop
 def test_a_population_draws_as_its_members_do():
   members = [filled(SMALL), soft()]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *members)
@@ -390,6 +391,7 @@ class OnPolicy(Method):
     return nets.student(batch)
 
 
+@pytest.mark.slow  # compiles a whole step
 def test_a_method_draws_answers_inside_its_loss():
   method = OnPolicy(network(SMALL))
   batch = {

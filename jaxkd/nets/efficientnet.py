@@ -4,6 +4,7 @@ References: Tan and Le, https://arxiv.org/abs/1905.11946, Table 1 and Sec. 3.3.
 """
 
 import math
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -133,7 +134,7 @@ class EfficientNet(nn.Module, kw_only=True):
     return tuple(scaled)
 
 
-def efficientnet_variant(variant: str, **options) -> EfficientNet:
+def efficientnet_variant(variant: str, **options: Any) -> EfficientNet:
   """A published size.
 
   Args:

@@ -11,7 +11,7 @@ https://arxiv.org/abs/1709.01507.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,9 @@ def divisible(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def margins(size: int, kernel_size: int, strides: int, padding: Padding):
+def margins(
+  size: int, kernel_size: int, strides: int, padding: Padding
+) -> tuple[int, int]:
   """Returns how many zeros stand before and behind an axis.
 
   Args:
@@ -323,7 +325,7 @@ def run(
   remat: bool,
   squeeze: float,
   train: bool,
-  **style,
+  **style: Any,
 ) -> Array:
   """Runs stem, blocks, head, mean and classifier in a compact method.
 

@@ -9,6 +9,7 @@ https://arxiv.org/abs/1709.01507.
 """
 
 import functools
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -276,7 +277,7 @@ RESNETS = {
 }
 
 
-def resnet_variant(depth: int, **options) -> ResNet:
+def resnet_variant(depth: int, **options: Any) -> ResNet:
   """A published size.
 
   Args:

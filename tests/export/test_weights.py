@@ -106,6 +106,7 @@ def test_a_decoder_gets_the_names_and_the_config_of_its_family(tmp_path):
   assert config["sliding_window"] == 3
 
 
+@pytest.mark.slow  # trains and exports a decoder
 def test_stacked_blocks_are_written_one_by_one(tmp_path):
   trained, _ = exported(DECODERS["qwen3"], tmp_path, "tokens")
   tensors = load_file(tmp_path / "model.safetensors")
@@ -127,6 +128,7 @@ def test_variables_come_back_bit_for_bit(name):
   jax.tree.map(np.testing.assert_array_equal, back, trained.variables)
 
 
+@pytest.mark.slow  # trains and exports a decoder
 def test_tensors_keep_their_dtype(tmp_path):
   _, facts = exported(
     made.decoder(dtype=jnp.bfloat16),

@@ -102,6 +102,7 @@ def test_chosen_teachers_and_their_counts_are_exactly_the_reference(name):
   np.testing.assert_array_equal(counts, case["out_routing_counts"])
 
 
+@pytest.mark.slow  # compiles every case again
 @pytest.mark.parametrize("name", ROUTING)
 def test_routing_one_example_at_a_time_under_vmap(name):
   case, *arrays = _routing(name)
@@ -114,6 +115,7 @@ def test_routing_one_example_at_a_time_under_vmap(name):
   )
 
 
+@pytest.mark.slow  # compiles every case again
 @RUNS
 @pytest.mark.parametrize("name", ROUTING)
 def test_the_detached_mixture_equals_the_reference(name, run):

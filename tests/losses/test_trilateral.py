@@ -152,6 +152,7 @@ def test_a_share_rises_where_the_teacher_agrees_with_validation_more():
   np.testing.assert_allclose(slopes(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow  # differentiates through steps
 @pytest.mark.parametrize("case", ["case0", "case2"])  # one step, three
 def test_the_hypergradient_of_a_weight_is_a_finite_difference(case):
   a = CASES[case]

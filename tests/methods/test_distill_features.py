@@ -118,6 +118,7 @@ def test_stages_are_fused_together_and_the_fusion_is_trained(tmp_path):
   assert sum(size > 0 for size in sizes) > len(sizes) / 2
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_contrast_fills_its_bank_with_embeddings_and_labels(tmp_path):
   term = Contrast(
     name="crd",

@@ -13,7 +13,7 @@ from jaxkd.method import Step
 from jaxkd.methods import Distill
 from jaxkd.nets import FusionMLP, Linear
 from jaxkd.network import Network
-from jaxkd.roles import Nets, initialise, usage
+from jaxkd.roles import Nets, initialise, usage, with_targets
 from jaxkd.terms import Features, Labels, Logits
 from tests.methods import toys
 
@@ -53,15 +53,22 @@ def joint(labelled=5, free=8):
   return {**toys.batch(8, real=free), **named}, beside
 
 
+def test_terms_that_read_labels_are_of_the_labelled_examples():
+  batch, beside = joint()
+  loss, nets = run(distill(Logits(loss=losses.dkd)), batch, beside)
+  pair = (nets[name](beside).logits for name in ("student", "teacher"))
+  expected = losses.dkd(*pair, labels=beside["label"])[:5].mean()
+  np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
+
+
 def run(method, batch, beside):
   """The loss of `distil` at the start, and the roles."""
   phases = {"distil": batch}
   inputs = usage(method, beside, phases).inputs
   params, collections = initialise(method, jax.random.key(0), inputs)
   nets = Nets(method.roles, params, collections)
-  targets = method.phases[-1].targets
-  shown = {name: f(nets, batch) for name, f in targets.items()}
-  return method.distil("student", nets, {**batch, **shown}, START), nets
+  full = with_targets(method.phases[-1], nets, batch)
+  return method.distil("student", nets, full, START), nets
 
 
 def test_labels_are_of_one_batch_and_the_teacher_of_the_other():

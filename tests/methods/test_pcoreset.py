@@ -210,7 +210,7 @@ def clap(**options):
 )
 def test_the_teacher_is_fitted_to_the_labels_of_a_round(first, names):
   method = clap(refit_first=first, teacher_steps=0)
-  assert " ".join(phase.name for phase in method.phases) == names
+  assert " ".join(phase.name for phase in method.lasting_phases) == names
 
 
 @pytest.mark.slow  # a whole run of all phases

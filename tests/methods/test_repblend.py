@@ -200,6 +200,7 @@ def test_similarities_of_a_mini_batch_are_low_rank():
   np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+@pytest.mark.slow  # a whole run of all phases
 def test_experts_see_one_caption_of_an_image_at_a_time_and_all_in_turn():
   method = repblend()
   found = view(method)

@@ -253,6 +253,7 @@ def test_taps_inside_scanned_blocks_are_stacked_and_edits_are_in_all(remat):
   )
 
 
+@pytest.mark.slow  # compiles every gradient twice
 def test_recomputed_blocks_have_the_taps_and_gradients_of_kept_ones():
   remat = NET.clone(remat=True)
   path = "block2/mlp/gate"
@@ -276,6 +277,7 @@ def test_recomputed_blocks_have_the_taps_and_gradients_of_kept_ones():
       np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow  # compiles every gradient twice
 def test_remat_keeps_less_for_the_gradient():
   net = NET.clone(scan_layers=True, depth=6)
   variables, tokens = filled(net), np.zeros((8, 64), np.int32)

@@ -143,6 +143,7 @@ def test_distilled_heads_are_tapped_by_name_and_their_mean_is_the_output():
 # One computation in three forms.
 
 
+@pytest.mark.slow  # compiles every gradient twice
 def test_a_scan_over_layers_with_remat_changes_no_gradient():
   def gradients(net, variables):
     def loss(params):

@@ -137,6 +137,7 @@ def test_bottlenecks_step_in_their_middle_convolution():
   assert found["stage2/block1/conv3"].shape == (1, 8, 8, 512)
 
 
+@pytest.mark.slow  # compiles every gradient twice
 @pytest.mark.parametrize("name", BLOCKS)
 def test_recomputed_blocks_change_neither_gradient_nor_taps(name):
   net, tap = SMALL[name], BLOCKS[name]
@@ -201,6 +202,7 @@ def test_margins_are_those_of_tensorflow_and_of_torch(
   assert found == (half, half)
 
 
+@pytest.mark.slow  # compiles many convolutions
 @pytest.mark.parametrize(
   ("kernel_size", "strides", "padding"),
   [(3, 1, "same"), (3, 2, "symmetric"), (5, 2, "same")],

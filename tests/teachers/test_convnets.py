@@ -21,6 +21,7 @@ from jaxkd.teachers.families import (
 )
 from jaxkd.teachers.files import open_tensors
 from jaxkd.teachers.load import load
+from jaxkd.teachers.pretrained import Pretrained
 from tests import golden_tools
 from tests.golden.make import efficientnet_lite
 from tests.teachers import reference
@@ -119,6 +120,19 @@ def test_the_package_gives_the_logits_of_its_torch_model():
   theirs = golden_tools.load("efficientnet_lite__logits")["logits"]
   assert len(set(theirs.argmax(-1))) > 4
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+
+
+def test_a_network_of_the_package_can_be_without_its_classifier():
+  (path,) = package().glob("*.pth")
+  net = Pretrained(path, config=LITE0, head="none", inputs=("picture",))
+  batch = {"picture": efficientnet_lite.images()[:2, ::2, ::2]}
+  like = reference.shapes(net, batch)
+  assert "fc" not in like["params"]
+  pooled = reference.run(net, net.weights.load(like), batch).value
+  whole, variables = lite0()
+  batch = {"image": batch["picture"]}
+  taps = reference.run(whole, variables, batch, taps=("pool",)).taps
+  np.testing.assert_allclose(pooled, taps["pool"], rtol=0, atol=1e-5)
 
 
 # Configs.

@@ -202,6 +202,7 @@ def test_methods_share_a_phase_through_a_store(tmp_path):
   _assert_equal_runs(tmp_path / "alone", tmp_path / "second", alone, again)
 
 
+@pytest.mark.slow  # four whole runs
 def test_other_seeds_and_settings_share_nothing(tmp_path):
   store = tmp_path / "store"
   for name, options in {
@@ -276,6 +277,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, after):
   assert not any((stopped / "checkpoints").glob("*"))
 
 
+@pytest.mark.slow  # many whole runs
 def test_a_run_stopped_again_and_again_resumes_to_the_same_bits(tmp_path):
   network = Network(NNX(functools.partial(Stack, classes=4)), inputs=("eight",))
   method = toys.Toy(
