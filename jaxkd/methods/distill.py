@@ -21,8 +21,8 @@ An `encoder` comes trained and is never changed. What it returns of an example
 is the batch's entry `encoded`, which teachers read: they are heads on frozen
 features. It runs once for every example of a phase.
 
-With `unlabelled`, terms of the data's labels read the training split and all
-others that one; every term is a mean over its own examples.
+With `unlabelled`, terms that read labels of the data are of the training split
+and all others of that one; every term is a mean over its own examples.
 
 `access` is how much of the teachers can be seen: everything (`white`), the k
 most probable classes with their log-probabilities (`topk`), or samples alone
@@ -52,7 +52,7 @@ from jaxkd.method import (
   part,
 )
 from jaxkd.network import Network, Outputs
-from jaxkd.terms import Features, Labels, Logits, Seen, Term, View
+from jaxkd.terms import Features, Logits, Seen, Term, View
 
 ENCODED = "encoded"
 LABELLED = "labelled"  # the stream beside that of unlabelled examples
@@ -80,7 +80,8 @@ class Distill(Method):
   access: Literal["white", "topk", "text"] = "white"
   k: int = 5  # classes that are seen with access topk
   teacher_epochs: int = 100
-  unlabelled: str = ""  # split that terms without labels of the data read
+  teacher_stream: str = "train"  # split of the labels that teachers learn
+  unlabelled: str = ""  # split of the terms that read no labels of the data
   labelled_batch: int | None = None  # then of labels; the task's if not given
   epochs: int = 100  # of every generation, over `unlabelled` if it is given
   lr: float = 1e-3  # of Adam
@@ -184,6 +185,7 @@ class Distill(Method):
       name=f"teach_{name}",
       updates=(self._update((name,), teach, self.teacher_lr),),
       epochs=self.teacher_epochs,
+      stream=self.teacher_stream,
       validate=None if self.encoder else judge,
       targets={ENCODED: self.encode} if self.encoder else {},
       memory=(),
@@ -281,14 +283,13 @@ class Distill(Method):
     terms = self._active(learner)
     if not self.unlabelled:
       return self._sum(learner, terms, nets, batch, step)
-    by_label = [t for t in terms if isinstance(t, Labels) and not t.of]
-    others = [t for t in terms if t not in by_label]
+    parts = (
+      ([t for t in terms if t.labelled], part(batch, LABELLED)),
+      ([t for t in terms if not t.labelled], batch),
+    )
     sums = [
       self._sum(learner, chosen, nets, examples, step)
-      for chosen, examples in (
-        (by_label, part(batch, LABELLED)),
-        (others, batch),
-      )
+      for chosen, examples in parts
       if chosen
     ]
     total = sum(s.total / jnp.maximum(s.weight, 1.0) for s in sums)

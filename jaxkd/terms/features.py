@@ -144,6 +144,11 @@ class Contrast(Features):
       )
 
   @property
+  def labelled(self) -> bool:
+    """Negatives are of other classes."""
+    return True
+
+  @property
   def memory(self) -> Mapping[str, Any]:
     """An empty bank: its rows are drawn at the first step."""
     key = jax.random.key(0)

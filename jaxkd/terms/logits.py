@@ -33,6 +33,11 @@ class Labels(Term):
     """Labels of the data need no teacher."""
     return bool(self.of)
 
+  @property
+  def labelled(self) -> bool:
+    """Labels are the data's or a teacher's."""
+    return not self.of
+
   def reads(self, teacher: str, first: str) -> tuple[str, ...]:
     """The class that its teacher names."""
     del first

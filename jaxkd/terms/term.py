@@ -107,6 +107,11 @@ class Term(abc.ABC):
     """Whether it reads a teacher."""
     return True
 
+  @property
+  def labelled(self) -> bool:
+    """Whether it reads labels of the data."""
+    return "labels" in self._parameters
+
   def reads(self, teacher: str, first: str) -> tuple[str, ...]:
     """What it reads of a teacher: `logits`, `label`, or paths.
 

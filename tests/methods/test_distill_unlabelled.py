@@ -179,6 +179,12 @@ def test_an_encoder_is_never_trained_or_validated():
   assert distil.validate is not None
 
 
+def test_teachers_may_learn_from_more_labels(tmp_path):
+  method = probed(Labels(), Logits(), teacher_stream="unlabelled")
+  fitted = toys.trainer(method, tmp_path, splits=SPLITS).fit()
+  assert fitted.timing["teach_teacher"]["steps"] == 2 * 3
+
+
 def test_teachers_may_have_a_learning_rate_of_their_own():
   params = {"w": jnp.ones(3)}
   for own, expected in ((None, 1e-2), (0.5, 0.5)):
