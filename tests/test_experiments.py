@@ -65,7 +65,7 @@ def overrides(path, folder):
   if "minilm" in path.parts:
     (folder / "config.json").write_text(json.dumps(MINILM))
     return (f"MODEL = {str(folder)!r}",)
-  if path.parent.name == "efficientnet":
+  if "efficientnet" in path.parts:
     (folder / "weights.pth").touch()
     return (f"SOURCE = {str(folder / 'weights.pth')!r}",)
   return OVERRIDES.get(path.name, ())
