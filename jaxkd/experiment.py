@@ -19,7 +19,7 @@ from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
 from jaxkd.evaluation import Classification, Evaluation, statistics
 from jaxkd.method import Method
-from jaxkd.parallel import Mesh, Placement
+from jaxkd.parallel import Mesh, Placement, Rules
 from jaxkd.result import Result
 from jaxkd.roles import count_params
 from jaxkd.training import files
@@ -47,6 +47,8 @@ class Experiment:
     seeds: each gives a split, an initialisation and an order of examples.
     settings: how runs are executed.
     mesh: on how many devices.
+    rules: how a role's arrays are split over the mesh, by role; see
+      `Placement.rules`.
     evaluation: what is measured.
     measured_on: the split; `validation` where settings are still chosen.
     metric: the number that studies compare, such as `student/accuracy`; the
@@ -59,6 +61,7 @@ class Experiment:
   seeds: tuple[int, ...] = (0,)
   settings: Settings = dataclasses.field(default_factory=Settings)
   mesh: Mesh = dataclasses.field(default_factory=Mesh)
+  rules: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
   evaluation: Evaluation = dataclasses.field(default_factory=Classification)
   measured_on: Literal["test", "validation"] = "test"
   metric: str | None = None
@@ -85,6 +88,11 @@ class Experiment:
   def methods(self) -> dict[str, Method]:
     """The method, under the label `main`, and the controls."""
     return {MAIN: self.method, **self.controls}
+
+  @property
+  def placement(self) -> Placement:
+    """Where batches and roles lie."""
+    return Placement(self.mesh, self.rules)
 
   @property
   def identity(self) -> dict[str, Any]:
@@ -215,7 +223,7 @@ class _Runs:
   ):
     self._experiment = experiment
     self._splits = functools.lru_cache(maxsize=1)(experiment.task.splits)
-    placement = Placement(experiment.mesh)
+    placement = experiment.placement
     self._options = {
       "batch_size": experiment.task.batch_size,
       "settings": experiment.settings,
