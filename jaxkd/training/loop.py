@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from jaxkd.roles import initialise
 from jaxkd.training import checkpoint, files
 from jaxkd.training.feeds import MAIN, feeds, join, picked
 from jaxkd.training.host import Host, checked
-from jaxkd.training.phase import PhaseRun, Settings, Stop
+from jaxkd.training.phase import PhaseRun, Settings, Stop, Trained
 from jaxkd.training.program import Program, Programs, build
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
@@ -109,6 +109,32 @@ class Trainer:
       Preempted: the process was asked to stop; its state was saved.
       StorageError: files could not be read or written.
     """
+    phases, trained = self.phases(train=train), None
+    with self.stop:
+      while True:
+        try:
+          trained = phases.send(trained).train()
+        except StopIteration as finished:
+          return finished.value
+
+  def phases(
+    self, *, train: bool = True
+  ) -> Generator[PhaseRun, Trained | None, Fitted]:
+    """The phases that are to be trained, one after the other.
+
+    Whoever drives the generator trains what it yields, alone or together with
+    other runs, and sends back what that left; None if the store holds the
+    outcome by now. See `fit`, also for errors.
+
+    Args:
+      train: whether phases that are not finished are trained.
+
+    Yields:
+      A phase, ready to train.
+
+    Returns:
+      The final variables.
+    """
     for size in (self.batch_size, *self.settings.batch_sizes):
       self.placement.mesh.check_batch(size)
     for phase in self.method.lasting_phases:
@@ -122,12 +148,11 @@ class Trainer:
     self._offset = 0
     self._on_device: list[Any] | None = None
     timing = files.read_json(self.run.timing, default={})
-    with self.stop:
-      for index, phase in enumerate(self.method.lasting_phases):
-        new = self._phase(f"{index}_{phase.name}", phase, train)
-        if new is not None:
-          timing[phase.name] = new
-          files.write_json(self.run.timing, timing)
+    for index, phase in enumerate(self.method.lasting_phases):
+      new = yield from self._phase(f"{index}_{phase.name}", phase, train)
+      if new is not None:
+        timing[phase.name] = new
+        files.write_json(self.run.timing, timing)
     return Fitted(*self._variables, self._memory, timing)
 
   def _start(self) -> tuple[dict[str, Tree], dict[str, Tree]]:
@@ -142,13 +167,13 @@ class Trainer:
 
   def _phase(
     self, name: str, phase: Phase, train: bool
-  ) -> dict[str, Any] | None:
+  ) -> Generator[PhaseRun, Trained | None, dict[str, Any] | None]:
     """Runs a phase unless it is done, and takes over its outcome."""
     stage, timing = self.run.stages / name, None
     if not stage.exists():
       if not train:
         raise RefusedInput(f"{stage} is missing: the phase is not finished")
-      timing = self._make(name, phase)
+      timing = yield from self._make(name, phase)
     trained = phase.trains(tuple(self.method.roles))
     params, collections = self._variables
     outcome, meta = checkpoint.load_tree(
@@ -209,7 +234,9 @@ class Trainer:
       compiled=self.programs.host,
     )
 
-  def _make(self, name: str, phase: Phase) -> dict[str, Any]:
+  def _make(
+    self, name: str, phase: Phase
+  ) -> Generator[PhaseRun, Trained | None, dict[str, Any]]:
     """Brings the outcome into `stages`, from the store or by training."""
     stage = self.run.stages / name
     began = time.monotonic()
@@ -254,17 +281,19 @@ class Trainer:
       stop=self.stop,
     )
     shared = self._shared(work)
-    if shared is not None and shared.exists():
-      shared.take(stage)
-      return {"source": "shared by another method"}
+    work.key = shared and shared.folder.name
     preparation = time.monotonic() - began
-    outcome, timing = work.train()
-    checkpoint.save_tree(
-      stage, outcome, meta={"phase": phase.name, "steps": steps}
-    )
-    if shared is not None:
-      shared.give(stage)
-    return {**timing, "preparation_seconds": round(preparation, 3)}
+    while not (shared and shared.exists()):
+      trained = yield work
+      if trained is not None:
+        checkpoint.save_tree(
+          stage, trained.outcome, meta={"phase": phase.name, "steps": steps}
+        )
+        if shared is not None:
+          shared.give(stage)
+        return {**trained.timing, "preparation_seconds": round(preparation, 3)}
+    shared.take(stage)
+    return {"source": "shared by another method"}
 
   def _first_state(self, phase: Phase) -> tuple[State, Best | None]:
     """What a phase starts from, on its devices."""

@@ -109,6 +109,19 @@ class Stop:
       signal.signal(number, handler)
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What training a phase left.
+
+  Attributes:
+    outcome: `params` and `collections` of the trained roles, and `memory`.
+    timing: seconds and rates by name.
+  """
+
+  outcome: Tree
+  timing: Mapping[str, Any]
+
+
 @dataclasses.dataclass(kw_only=True)
 class PhaseRun:
   """What one phase needs to train.
@@ -132,6 +145,7 @@ class PhaseRun:
     placement: on which devices.
     show: makes the progress.
     stop: whether the process was asked to stop.
+    key: names the outcome among methods that share it; None if none do.
   """
 
   phase: Phase
@@ -152,14 +166,10 @@ class PhaseRun:
   placement: Placement
   show: Callable[..., Progress]
   stop: Stop
+  key: str | None = None
 
-  def train(self) -> tuple[Tree, dict[str, float]]:
-    """Trains from the newest checkpoint, or from the start.
-
-    Returns:
-      The outcome (`params` and `collections` of the trained roles, and
-      `memory`), and the time it took.
-    """
+  def train(self) -> Trained:
+    """Trains from the newest checkpoint, or from the start."""
     settings = self.settings
     self._stream = join(self.feeds)
     with Checkpoints(
@@ -191,12 +201,13 @@ class PhaseRun:
         seconds = time.monotonic() - began
         self._writers.offset()
     steps = self.steps - first
-    return self._outcome(), {
+    timing = {
       "seconds": round(seconds, 3),
       "compile_seconds": round(self.program.seconds, 3),
       "steps": steps,
       "examples_per_second": round(steps * self._batch_size / seconds, 1),
     }
+    return Trained(self._outcome(), timing)
 
   @property
   def _batch_size(self) -> int:
