@@ -71,25 +71,37 @@ def _add_running(verb: Verb) -> None:
   run.add_argument("experiment", metavar="EXPERIMENT.gin")
   _settings(run)
   run.add_argument("--seeds", metavar="0,1,2", help="in place of the file's")
-  run.add_argument(
+  how = run.add_mutually_exclusive_group()
+  how.add_argument(
     "--smoke",
     action="store_true",
     help="three steps of every phase, evaluation, checkpoint, restore",
   )
+  _population(how)
   study = verb("study", running.study, "compare experiments on the same seeds")
   study.add_argument("experiments", nargs="+", metavar="EXPERIMENT.gin")
   _settings(study)
   study.add_argument("--seeds", type=int, default=5, help="how many (5)")
+  _population(study)
   tune = verb("tune", running.tune, "choose settings on the validation split")
   tune.add_argument("experiments", nargs="+", metavar="EXPERIMENT.gin")
   _settings(tune)
   tune.add_argument("--seeds", type=int, default=3, help="how many (3)")
+  _population(tune)
   tune.add_argument(
     "--over",
     action="append",
     required=True,
     metavar="'Name.param = a, b'",
     help="values to try for every experiment; repeated, all combinations",
+  )
+
+
+def _population(made: argparse._ActionsContainer) -> None:
+  made.add_argument(
+    "--population",
+    action="store_true",
+    help="train runs that differ in seeds and numbers side by side",
   )
 
 

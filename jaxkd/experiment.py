@@ -7,32 +7,25 @@ import dataclasses
 import functools
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from jaxkd import identity
 from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
-from jaxkd.evaluation import Classification, Evaluation, statistics
+from jaxkd.evaluation import Classification, Evaluation
 from jaxkd.method import Method
 from jaxkd.parallel import Mesh, Placement, Rules
 from jaxkd.result import Result
-from jaxkd.roles import count_params
+from jaxkd.runs import MAIN, Runs, cached_splits, train_together
 from jaxkd.training import files
 from jaxkd.training.environment import environment
-from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings, Stop
-from jaxkd.training.predictor import Predictor
-from jaxkd.training.program import Programs
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
 from jaxkd.training.workdir import Workdir
 
-MAIN = "main"
 logger = logging.getLogger("jaxkd")
 
 
@@ -147,6 +140,7 @@ def run(
   store: Path | None = None,
   show: Callable[..., Progress] = make_progress,
   stop: Stop | None = None,
+  population: bool = False,
 ) -> Result:
   """Runs or resumes an experiment.
 
@@ -158,6 +152,8 @@ def run(
     store: folder of finished phases that several experiments share.
     show: makes the progress of a phase.
     stop: what asks for a stop.
+    population: trains seeds and controls side by side, see
+      `training.population`.
 
   Returns:
     The result, as in summary.json.
@@ -165,29 +161,57 @@ def run(
   Raises:
     JaxkdError: see `jaxkd.errors`; the workdir can be resumed.
   """
-  began = time.monotonic()
+  kept = len(experiment.seeds) if population else 1
+  with opened(
+    experiment,
+    workdir,
+    config_text=config_text,
+    command=command,
+    store=store,
+    show=show,
+    stop=stop,
+    splits=cached_splits(experiment, kept),
+  ) as (runs, found):
+    if population:
+      train_together([(runs, found)])
+    return runs.finish(found)
+
+
+@contextlib.contextmanager
+def opened(
+  experiment: Experiment,
+  workdir: str | Path,
+  *,
+  config_text: str = "",
+  command: str = "",
+  **options: Any,
+) -> Iterator[tuple[Runs, Workdir]]:
+  """Opens a workdir for an experiment, checked before anything is written.
+
+  Args:
+    experiment: what to run.
+    workdir: as for `run`.
+    config_text: likewise.
+    command: likewise.
+    **options: store, show, stop, likewise; splits: the data by seed.
+
+  Yields:
+    The runs, and where they are.
+  """
   described = experiment.identity
-  runs = _Runs(experiment, store=store, show=show, stop=stop)
+  runs = Runs(experiment, **options)
   runs.check()
   with Workdir.open(
     workdir,
     kind="experiment",
     digest=identity.digest(described),
     describe=described,
-  ) as opened:
-    if not opened.environment.exists():
-      files.write_text(opened.config, config_text)
-      files.write_text(opened.command, command + "\n")
-      files.write_json(opened.environment, environment())
-    metrics = runs.metrics(functools.partial(runs.evaluation, opened))
-    previous = files.read_json(opened.summary, default={})
-    seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
-    summary = runs.summary(metrics, seconds)
-    if files.same_results(previous, summary):
-      summary = previous
-    else:
-      files.write_json(opened.summary, summary)
-    return Result(opened.root, summary)
+  ) as found:
+    if not found.environment.exists():
+      files.write_text(found.config, config_text)
+      files.write_text(found.command, command + "\n")
+      files.write_json(found.environment, environment())
+    yield runs, found
 
 
 def evaluate(experiment: Experiment, workdir: str | Path) -> Result:
@@ -204,166 +228,10 @@ def evaluate(experiment: Experiment, workdir: str | Path) -> Result:
     RefusedInput: the folder is no workdir, or a phase is not finished.
   """
   opened = Workdir.read(workdir)
-  runs = _Runs(experiment)
+  runs = Runs(experiment)
   metrics = runs.metrics(functools.partial(runs.measured, opened, train=False))
   summary = files.read_json(opened.summary)
   return Result(opened.root, {**summary, "metrics": metrics})
-
-
-class _Runs:
-  """The runs of an experiment: every method with every seed."""
-
-  def __init__(
-    self,
-    experiment: Experiment,
-    *,
-    store: Path | None = None,
-    show: Callable[..., Progress] = make_progress,
-    stop: Stop | None = None,
-  ):
-    self._experiment = experiment
-    self._splits = functools.lru_cache(maxsize=1)(experiment.task.splits)
-    placement = experiment.placement
-    self._options = {
-      "batch_size": experiment.task.batch_size,
-      "settings": experiment.settings,
-      "placement": placement,
-      "store": store,
-      "show": show,
-      "stop": stop or Stop(),
-    }
-    self._predictors = {
-      label: Predictor(
-        method,
-        placement,
-        experiment.settings.evaluation_batch_size,
-        experiment.evaluation.of,
-      )
-      for label, method in experiment.methods.items()
-    }
-    self._programs = {
-      label: Programs(method) for label, method in experiment.methods.items()
-    }
-
-  def check(self) -> None:
-    """Traces every method before anything is written.
-
-    Raises:
-      ConfigError: paths, batch entries or sizes do not fit.
-    """
-    mesh = self._experiment.mesh
-    mesh.check_batch(self._experiment.task.batch_size)
-    for size in self._experiment.settings.batch_sizes:
-      mesh.check_batch(size)
-    _ = mesh.devices
-    experiment = self._experiment
-    splits = self._splits(experiment.seeds[0])
-    for programs in self._programs.values():
-      usage = programs.usage(splits, experiment.task.batch_size)
-      try:
-        experiment.evaluation.check(usage.outputs, experiment.task)
-      except ConfigError as error:
-        name = type(programs.method).__name__
-        raise ConfigError(f"{name}: {error}") from error
-
-  def metrics(
-    self, evaluation: Callable[[str, int], dict[str, Any]]
-  ) -> dict[str, list[float]]:
-    """Flat metrics over seeds, from the evaluation of a label and seed."""
-    metrics: dict[str, list[float]] = {}
-    for label in self._predictors:
-      prefix = "" if label == MAIN else f"{label}/"
-      for seed in self._experiment.seeds:
-        for name, value in _flat(evaluation(label, seed)).items():
-          metrics.setdefault(prefix + name, []).append(value)
-    return metrics
-
-  def evaluation(
-    self, workdir: Workdir, label: str, seed: int
-  ) -> dict[str, Any]:
-    """The stored evaluation, made first if it is not there."""
-    path = workdir.run(label, seed).evaluation
-    if not path.exists():
-      files.write_json(path, self.measured(workdir, label, seed))
-    return files.read_json(path)
-
-  def measured(
-    self, workdir: Workdir, label: str, seed: int, *, train: bool = True
-  ) -> dict[str, Any]:
-    """Trains what is not trained yet and evaluates it."""
-    splits = self._splits(seed)
-    fitted = Trainer(
-      method=self._experiment.methods[label],
-      splits=splits,
-      seed=seed,
-      run=workdir.run(label, seed),
-      programs=self._programs[label],
-      **self._options,
-    ).fit(train=train)
-    source = splits.part(self._experiment.measured_on)
-    return measure(self._predictors[label], fitted, source, self._experiment)
-
-  def summary(
-    self, metrics: Mapping[str, list[float]], seconds: float
-  ) -> dict[str, Any]:
-    """The content of summary.json."""
-    experiment, described = self._experiment, environment()
-    splits = self._splits(experiment.seeds[0])
-    return {
-      "method": type(experiment.method).__name__,
-      "task": experiment.task.name,
-      "seeds": list(experiment.seeds),
-      "metrics": metrics,
-      "params": count_params(
-        experiment.method.roles,
-        self._programs[MAIN].usage(splits, experiment.task.batch_size).inputs,
-      ),
-      "inputs": {
-        name if label == MAIN else f"{label}/{name}": list(network.inputs)
-        for label, method in experiment.methods.items()
-        for name, network in method.roles.items()
-      },
-      "wall_seconds": round(seconds, 1),
-      "versions": described["versions"],
-      "commit": described["commit"],
-    }
-
-
-def measure(
-  predictor: Predictor, fitted: Any, source: Any, experiment: Experiment
-) -> dict[str, Any]:
-  """Evaluates all predictors of a method on one split.
-
-  Args:
-    predictor: the method's predictors.
-    fitted: its variables.
-    source: the split.
-    experiment: has the task and what is measured.
-
-  Returns:
-    The evaluation's numbers by predictor; under `measures` the method's own.
-  """
-  kept, measures = predictor(fitted, source)
-  rows = source.take(np.arange(len(source)))
-  evaluation = experiment.evaluation(kept, rows, experiment.task)
-  evaluation["measures"] = {
-    name: statistics.mean(*(value if isinstance(value, tuple) else (value,)))
-    for name, value in measures.items()
-  }
-  return evaluation
-
-
-def _flat(evaluation: Mapping[str, Any]) -> dict[str, float]:
-  """The numbers of an evaluation by flat name."""
-  flat = dict(evaluation["measures"])
-  for predictor, values in evaluation.items():
-    if predictor != "measures":
-      flat |= {
-        f"{predictor}/{name}": value
-        for name, value in values.items()
-        if isinstance(value, float)
-      }
-  return flat
 
 
 def smoke(experiment: Experiment, workdir: str | Path) -> Result:

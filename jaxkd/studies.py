@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import time
@@ -15,9 +16,12 @@ import numpy as np
 from jaxkd import identity, report
 from jaxkd.errors import ConfigError, NonFinite, did_you_mean
 from jaxkd.evaluation import statistics
-from jaxkd.experiment import MAIN, Experiment, Result, run
+from jaxkd.experiment import Experiment, opened, run
+from jaxkd.result import Result
+from jaxkd.runs import MAIN, cached_splits, train_together
 from jaxkd.training import files
 from jaxkd.training.environment import environment
+from jaxkd.training.phase import Stop
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
 from jaxkd.training.workdir import Workdir
@@ -31,6 +35,7 @@ def study(
   show: Callable[..., Progress] = make_progress,
   texts: Mapping[str, str] = MappingProxyType({}),
   drop_diverged: bool = False,
+  population: bool = False,
 ) -> dict[str, Any]:
   """Runs or resumes experiments on the same seeds and compares them.
 
@@ -46,6 +51,8 @@ def study(
     texts: operative gin texts by name.
     drop_diverged: leaves an experiment with a step that is not finite out of
       the table and names it under `diverged`, in place of an error.
+    population: trains all seeds of all experiments side by side, see
+      `training.population`; the table is the same.
 
   Returns:
     The content of study.json; study.md and study.png lie beside it.
@@ -64,17 +71,15 @@ def study(
   with Workdir.open(
     workdir, kind="study", digest=identity.digest(described), describe=described
   ) as opened:
-    results, diverged = _run_all(
+    run_all = _run_together if population else _run_all
+    results, diverged = run_all(
       experiments, opened.root, texts=texts, show=show, skip=drop_diverged
     )
     path = opened.root / "study.json"
     previous = files.read_json(path, default={})
     seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - began
-    content = _content(
-      {name: experiments[name] for name in results}, results, seconds
-    )
-    if diverged:
-      content["diverged"] = diverged
+    content = _content(experiments, results, seconds)
+    content |= {"diverged": diverged} if diverged else {}
     if files.same_results(previous, content):
       content = previous
     else:
@@ -109,12 +114,50 @@ def _run_all(
   return results, diverged
 
 
+def _run_together(
+  experiments: Mapping[str, Experiment],
+  root: Path,
+  *,
+  texts: Mapping[str, str],
+  show: Callable[..., Progress],
+  skip: bool,
+) -> tuple[dict[str, Result], dict[str, str]]:
+  """The same, all runs trained side by side."""
+  first = next(iter(experiments.values()))
+  options = {
+    "store": root / "shared",
+    "show": show,
+    "stop": Stop(),
+    "splits": cached_splits(first, len(first.seeds)),
+  }
+  with contextlib.ExitStack() as stack:
+    many = [
+      stack.enter_context(
+        opened(one, root / name, config_text=texts.get(name, ""), **options)
+      )
+      for name, one in experiments.items()
+    ]
+    failed = train_together(many, skip=skip)
+    if len(failed) == len(many):
+      raise failed[0]
+    results, diverged = {}, {}
+    for n, (name, (runs, workdir)) in enumerate(
+      zip(experiments, many, strict=True)
+    ):
+      if n in failed:
+        diverged[name] = str(failed[n])
+      else:
+        results[name] = runs.finish(workdir)
+  return results, diverged
+
+
 def choose(
   candidates: Mapping[str, Mapping[str, Experiment]],
   workdir: str | Path,
   *,
   seeds: Sequence[int],
   show: Callable[..., Progress] = make_progress,
+  population: bool = False,
 ) -> dict[str, Any]:
   """Chooses settings by the validation split; the test split is not read.
 
@@ -124,6 +167,7 @@ def choose(
     workdir: the study's folder.
     seeds: for all experiments.
     show: makes the progress of a phase.
+    population: as for `study`.
 
   Returns:
     The content of tune.json: the compared number, the number of candidates
@@ -134,38 +178,53 @@ def choose(
     ConfigError: if the numbers of candidates differ.
     NonFinite: if all candidates of a name diverge.
   """
-  counts = {name: len(group) for name, group in candidates.items()}
-  if len(set(counts.values())) != 1:
-    raise ConfigError(f"candidates {counts}: expected as many of each")
+  count = _same_count(candidates)
   held_out = {
     f"{name},{setting}": dataclasses.replace(one, measured_on="validation")
     for name, group in candidates.items()
     for setting, one in group.items()
   }
-  content = study(held_out, workdir, seeds=seeds, show=show, drop_diverged=True)
+  content = study(
+    held_out,
+    workdir,
+    seeds=seeds,
+    show=show,
+    drop_diverged=True,
+    population=population,
+  )
   found = {row["name"]: row["mean"] for row in content["rows"]}
   means = {
     name: {s: found[key] for s in group if (key := f"{name},{s}") in found}
     for name, group in candidates.items()
   }
-  for name, group in means.items():
-    if not group:
-      raise NonFinite(
-        f"{name}: none of {', '.join(candidates[name])} is finite"
-      )
-  pick = max if next(iter(held_out.values())).evaluation.higher else min
+  higher = next(iter(held_out.values())).evaluation.higher
   chosen = {
     "metric": content["metric"],
     "split": "validation",
     "seeds": list(seeds),
-    "candidates": next(iter(counts.values())),
+    "candidates": count,
     "means": means,
     "chosen": {
-      name: pick(group, key=group.get) for name, group in means.items()
+      name: _pick(name, group, candidates[name], higher)
+      for name, group in means.items()
     },
   }
   files.write_json(Path(workdir) / "tune.json", chosen)
   return chosen
+
+
+def _same_count(candidates: Mapping[str, Mapping[str, Any]]) -> int:
+  counts = {name: len(group) for name, group in candidates.items()}
+  if len(set(counts.values())) != 1:
+    raise ConfigError(f"candidates {counts}: expected as many of each")
+  return next(iter(counts.values()))
+
+
+def _pick(name: str, means: Mapping[str, float], tried, higher: bool) -> str:
+  """The setting with the best mean."""
+  if not means:
+    raise NonFinite(f"{name}: none of {', '.join(tried)} is finite")
+  return (max if higher else min)(means, key=means.get)
 
 
 def _same_task(experiments: Mapping[str, Experiment]) -> None:
@@ -181,7 +240,7 @@ def _same_task(experiments: Mapping[str, Experiment]) -> None:
 
 
 def _content(experiments, results: Mapping[str, Result], seconds: float):
-  described, first = environment(), next(iter(experiments.values()))
+  described, first = environment(), experiments[next(iter(results))]
   metric = first.metric or f"student/{first.evaluation.metric}"
   return {
     "experiments": [
@@ -203,8 +262,8 @@ def _content(experiments, results: Mapping[str, Result], seconds: float):
     ),
     "step_ms": {
       name: ms
-      for name, experiment in experiments.items()
-      if (ms := _step_ms(experiment, results[name])) is not None
+      for name, result in results.items()
+      if (ms := _step_ms(experiments[name], result)) is not None
     },
     "versions": described["versions"],
     "commit": described["commit"],

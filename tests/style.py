@@ -36,6 +36,7 @@ TOP = {
   "doctor",
   "experiment",
   "result",
+  "runs",
   "show",
   "studies",
 }

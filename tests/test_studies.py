@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from jaxkd import studies
@@ -116,3 +117,31 @@ def test_the_compared_number_is_the_experiments_own(tmp_path):
 def test_an_unknown_split_is_refused():
   with pytest.raises(ConfigError, match="measured_on='train'"):
     experiment(measured_on="train")
+
+
+def test_a_population_gives_the_table_of_separate_runs(tmp_path):
+  made = {
+    name: experiment(method=toys.kd(lr=lr, epochs=3))
+    for name, lr in (("slow", 1e-3), ("fast", 1e-2))
+  }
+  options = {"seeds": (0, 1), "show": toys.quiet}
+  alone = studies.study(made, tmp_path / "alone", **options)
+  joined = studies.study(made, tmp_path / "joined", population=True, **options)
+  for one, other in zip(alone["rows"], joined["rows"], strict=True):
+    assert one == other
+  for one, other in zip(
+    alone["experiments"], joined["experiments"], strict=True
+  ):
+    for name, values in one["metrics"].items():
+      np.testing.assert_allclose(other["metrics"][name], values, atol=1e-5)
+  assert not (tmp_path / "joined" / "slow" / "population").exists()
+
+
+def test_a_population_chooses_and_names_what_diverges(tmp_path):
+  options = {"seeds": (0,), "population": True, "show": toys.quiet}
+  group = {
+    str(lr): experiment(method=toys.supervised(lr=lr)) for lr in (1e-2, 1e30)
+  }
+  found = studies.choose({"student": group}, tmp_path, **options)
+  assert list(found["means"]["student"]) == ["0.01"]
+  assert found["chosen"] == {"student": "0.01"}

@@ -28,7 +28,11 @@ def run(options: argparse.Namespace) -> int:
     result = experiments.smoke(experiment, workdir)
   else:
     result = experiments.run(
-      experiment, workdir, config_text=text, command=common.command()
+      experiment,
+      workdir,
+      config_text=text,
+      command=common.command(),
+      population=options.population,
     )
   report.print_table(result.rows(), title=common.title(result.summary))
   if result.shares():
@@ -59,6 +63,7 @@ def study(options: argparse.Namespace) -> int:
     workdir,
     seeds=range(options.seeds),
     texts={name: text for name, (_, text) in loaded.items()},
+    population=options.population,
   )
   print((workdir / "study.md").read_text())
   return 0
@@ -81,7 +86,12 @@ def tune(options: argparse.Namespace) -> int:
   }
   workdir = common.workdir(options.workdir, "tune")
   common.say(f"workdir {workdir}")
-  found = studies.choose(candidates, workdir, seeds=range(options.seeds))
+  found = studies.choose(
+    candidates,
+    workdir,
+    seeds=range(options.seeds),
+    population=options.population,
+  )
   print((workdir / "study.md").read_text())
   for name, setting in found["chosen"].items():
     print(f"{name}: {setting}")

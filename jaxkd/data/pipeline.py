@@ -46,10 +46,15 @@ class Feed:
     checks.require_integer("batch_size", self.batch_size, 1)
     checks.require_integer("seed", self.seed, 0, 2**64 - 1)
 
-  def batch(self, step: int, process: int = 0, processes: int = 1) -> Batch:
-    """Returns batch number `step`, or one process's part of it."""
-    size = self.batch_size // processes
-    rows = slice(process * size, (process + 1) * size)
+  def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which examples are in batch number `step`, and which count.
+
+    Args:
+      step: Number of the batch, from 0 on.
+
+    Returns:
+      Example numbers [B], and the mask [B], 0 where the batch is filled up.
+    """
     if self.replace:
       drawn = randomness.draws(
         self.batch_size,
@@ -58,13 +63,20 @@ class Feed:
         purpose="drawn with replacement",
         round_index=int(step),
       )
-      return _gather(self.source, drawn, self.batch_size, 0, rows)
+      return _rows(drawn, self.batch_size, 0)
     steps = steps_per_epoch(self.source, self.batch_size)
     epoch, step = divmod(int(step), steps)
     order = randomness.permutation(
       len(self.source), seed=self.seed, purpose="epoch order", round_index=epoch
     )
-    return _gather(self.source, order, self.batch_size, step, rows)
+    return _rows(order, self.batch_size, step)
+
+  def batch(self, step: int, process: int = 0, processes: int = 1) -> Batch:
+    """Returns batch number `step`, or one process's part of it."""
+    size = self.batch_size // processes
+    part = slice(process * size, (process + 1) * size)
+    rows, mask = self.rows(step)
+    return {**self.source.take(rows[part]), "mask": mask[part]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +156,8 @@ def batches(source: ArraySource, batch_size: int) -> Iterator[Batch]:
   """
   steps = steps_per_epoch(source, batch_size)
   order = np.arange(len(source))
-  rows = slice(0, batch_size)
-  return (_gather(source, order, batch_size, k, rows) for k in range(steps))
+  parts = (_rows(order, batch_size, step) for step in range(steps))
+  return ({**source.take(rows), "mask": mask} for rows, mask in parts)
 
 
 def fingerprint(source: ArraySource) -> str:
@@ -159,14 +171,9 @@ def fingerprint(source: ArraySource) -> str:
   return digest.hexdigest()
 
 
-def _gather(
-  source: ArraySource,
-  order: np.ndarray,
-  batch_size: int,
-  step: int,
-  rows: slice,
-) -> Batch:
-  positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-  batch = source.take(order[positions % len(order)])
-  batch["mask"] = (positions < len(order)).astype(np.float32)
-  return batch
+def _rows(
+  order: np.ndarray, batch_size: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+  positions = np.arange(step * batch_size, (step + 1) * batch_size)
+  mask = (positions < len(order)).astype(np.float32)
+  return order[positions % len(order)], mask

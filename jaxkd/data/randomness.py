@@ -20,7 +20,7 @@ def _bits(seed: int, purpose: str, round_index: int) -> np.random.Philox:
   )
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)  # as many seeds side by side
 def permutation(
   count: int, *, seed: int, purpose: str, round_index: int = 0
 ) -> np.ndarray:

@@ -5,6 +5,6 @@ from a gin file or from Python.
 """
 
 from jaxkd.identity.comparing import difference
-from jaxkd.identity.describing import describe, digest
+from jaxkd.identity.describing import describe, digest, fields
 
-__all__ = ["describe", "difference", "digest"]
+__all__ = ["describe", "difference", "digest", "fields"]

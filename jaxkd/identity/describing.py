@@ -79,7 +79,7 @@ def _describe(obj: Any, path: str, depth: int) -> Any:
   if dataclasses.is_dataclass(obj) or named_tuple:
     plain = {
       name: _field(obj, name, value, f"{path}.{name}", depth + 1)
-      for name, value in _fields(obj).items()
+      for name, value in fields(obj).items()
     }
     return {"class": _qualified(type(obj)), "fields": plain}
   if isinstance(obj, tuple | list | set | frozenset | collections.abc.Mapping):
@@ -108,8 +108,12 @@ def _field(obj: Any, name: str, value: Any, path: str, depth: int) -> Any:
     raise
 
 
-def _fields(obj: Any) -> dict[str, Any]:
-  """Returns what a dataclass or NamedTuple was made with, by name."""
+def fields(obj: Any) -> dict[str, Any]:
+  """Returns what a dataclass or NamedTuple was made with, by name.
+
+  Args:
+    obj: one; whole numbers in fields that are annotated `float` are floats.
+  """
   if not dataclasses.is_dataclass(obj):
     return {name: getattr(obj, name) for name in obj._fields}
   hints, found = _hints(type(obj)), {}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxkd.errors import NonFinite
 from jaxkd.training.progress import Progress
@@ -29,7 +30,7 @@ class _Entry:
   step: int  # the last step, over all phases
   epoch: int
   sums: Sums  # of steps made before a restart
-  metrics: list[Any] = dataclasses.field(default_factory=list)
+  metrics: list[tuple[int, Any]] = dataclasses.field(default_factory=list)
   complete: bool = False
 
 
@@ -76,10 +77,32 @@ class History:
       metrics: (sum, weight) pairs on the device, `finite` among them.
       last: whether it is the phase's last step.
     """
+    self._take(step, step + 1, epoch, metrics, last)
+
+  def block(
+    self, first: int, stop: int, epoch: int, metrics: Any, *, last: bool
+  ) -> None:
+    """Takes the metrics of steps that were fetched together.
+
+    Args:
+      first: 0-based step of this phase.
+      stop: the step after the last one.
+      epoch: their 0-based epoch.
+      metrics: as for `train`, each with a leading axis of steps.
+      last: whether they end with the phase's last step.
+    """
+    for start in range(first, stop):
+      if start == first or start % self._every == 0:
+        end = min(stop, (start // self._every + 1) * self._every)
+        part = slice(start - first, end - first)
+        window = jax.tree.map(lambda x, part=part: x[part], metrics)
+        self._take(start, end, epoch, window, last and end == stop)
+
+  def _take(self, first: int, stop: int, epoch: int, metrics: Any, last: bool):
     entry = self._open_entry()
-    entry.metrics.append((step, metrics))
-    entry.step, entry.epoch = self._offset + step + 1, epoch
-    if last or (step + 1) % self._every == 0:
+    entry.metrics.append((first, metrics))
+    entry.step, entry.epoch = self._offset + stop, epoch
+    if last or stop % self._every == 0:
       entry.complete = True
       self._write(keep=1)
 
@@ -140,14 +163,16 @@ class History:
   def _fold(self, entry: _Entry) -> None:
     """Fetches an entry's metrics and adds them up in float64."""
     fetched = jax.device_get([metrics for _, metrics in entry.metrics])
-    steps = [step for step, _ in entry.metrics]
+    firsts = [first for first, _ in entry.metrics]
     entry.metrics = []
-    for step, metrics in zip(steps, fetched, strict=True):
-      finite = metrics.pop("finite", None)
-      if finite is not None and not finite:
-        means = {k: float(s / w) for k, (s, w) in metrics.items() if w}
-        raise self._diagnose(step, means)
+    for first, metrics in zip(firsts, fetched, strict=True):
+      finite = np.atleast_1d(metrics.pop("finite", True))
+      if not finite.all():
+        bad = int(np.argmin(finite))
+        pairs = jax.tree.map(lambda x, bad=bad: np.atleast_1d(x)[bad], metrics)
+        means = {k: float(s / w) for k, (s, w) in pairs.items() if w}
+        raise self._diagnose(first + bad, means)
       for name, (total, weight) in metrics.items():
         pair = entry.sums.setdefault(name, [0.0, 0.0])
-        pair[0] += float(total)
-        pair[1] += float(weight)
+        pair[0] += float(np.sum(total, dtype=np.float64))
+        pair[1] += float(np.sum(weight, dtype=np.float64))

@@ -280,7 +280,20 @@ class PhaseRun:
     }
 
   def _diagnose(self, step: int, means: Mapping[str, float]) -> NonFinite:
-    """The error that names what was not finite at a step."""
+    with contextlib.suppress(StorageError):
+      self._saved.wait()
+    return self.diagnose(self._saved.latest, step, means)
+
+  def diagnose(
+    self, saved: int | None, step: int, means: Mapping[str, float]
+  ) -> NonFinite:
+    """The error that names what was not finite at a step.
+
+    Args:
+      saved: the step of the last checkpoint.
+      step: 0-based step of this phase.
+      means: its metrics.
+    """
     stream = join(self.feeds)
     batch = next(b for n, b in enumerate(stream) if n == step)
     found = []
@@ -291,9 +304,6 @@ class PhaseRun:
           ids = ", ".join(str(i) for i in batch["index"][bad][:5])
           found.append(f"batch entry {name!r} of training example {ids}")
     terms = ", ".join(f"{k}={v:g}" for k, v in sorted(means.items()))
-    with contextlib.suppress(StorageError):
-      self._saved.wait()
-    saved = self._saved.latest
     return NonFinite(
       f"phase {self.phase.name!r}, step {step}: "
       + ("; ".join(found) + " not finite" if found else "a loss or parameter")
