@@ -150,6 +150,11 @@ def _add_exporting(verb: Verb) -> None:
   export.add_argument(
     "--out", metavar="DIR", help="WORKDIR/export/FORMAT/... if not given"
   )
+  export.add_argument(
+    "--license",
+    metavar="SPDX-ID",
+    help="of the network, for its card: Apache-2.0, ...; none if not given",
+  )
   check = verb(
     "serve-check",
     exporting.serve_check,

@@ -195,12 +195,13 @@ def test_report_writes_one_page(finished, capsys):
 
 
 def test_a_student_is_exported_and_gives_the_same_again(capsys, workdir):
-  code = cli.main(["export", str(workdir), "--format", "stablehlo"])
-  assert code == 0
+  given = ["--format", "stablehlo", "--license", "MIT"]
+  assert cli.main(["export", str(workdir), *given]) == 0
   folder = workdir / "export" / "stablehlo" / "student_seed_0"
   assert str(folder) in capsys.readouterr().out
   card = (folder / "README.md").read_text()
   assert (workdir / "command.txt").read_text().strip() in card
+  assert 'license: "mit"' in card
   assert cli.main(["serve-check", str(folder), "--repetitions", "1"]) == 0
   assert json.loads(capsys.readouterr().out)["agrees"] is True
 

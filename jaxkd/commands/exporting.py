@@ -22,6 +22,7 @@ def export(options: argparse.Namespace) -> int:
     role=options.role,
     seed=options.seed,
     out=options.out,
+    license=options.license,
     command=common.command(),
   )
   for line in made.lines():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from jaxkd.errors import ConfigError, did_you_mean
 from jaxkd.evaluation import statistics
 from jaxkd.export.trained import PREDICTOR, Trained
 from jaxkd.report import tables
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 DEPLOYED = "student"  # what a method calls its rule for prediction
+# An id of SPDX, and some of them that what is no id may have meant.
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*\+?")
+_LICENSES = (
+  "Apache-2.0",
+  "BSD-2-Clause",
+  "BSD-3-Clause",
+  "CC-BY-4.0",
+  "CC-BY-NC-4.0",
+  "CC-BY-SA-4.0",
+  "CC0-1.0",
+  "GPL-3.0-only",
+  "MIT",
+  "MPL-2.0",
+)
 _LINK = re.compile(r"https?://\S+?(?=[,.;)]?(?:\s|$))")
 
 
@@ -74,15 +89,32 @@ def card(
       f"Trained with commit {summary['commit']}.",
     ],
     "Licence": [
-      "Not chosen: fill in `license` above. That of the data, and of teachers "
-      "from elsewhere, may bind what is made of them."
+      f"`{facts['license']}`." if facts["license"] else "None was given.",
+      "That of the data, and of teachers from elsewhere, may bind what is made "
+      "of them.",
     ],
   }
   title = f"{_network(trained)} of {summary['method']} on {summary['task']}"
-  parts = [_front(experiment, summary), f"# {title}"]
+  front = _front(experiment, summary, facts["license"])
+  parts = [front, f"# {title}"]
   for heading, paragraphs in sections.items():
     parts += [f"## {heading}", *filter(None, paragraphs)]
   return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def check_license(license: str | None) -> None:
+  """Checks the form of a license's id; whether SPDX has it is not looked up.
+
+  Raises:
+    ConfigError: it cannot be one.
+  """
+  if license is not None and not _LICENSE.fullmatch(license):
+    raise ConfigError(
+      f"--license {license!r} is no id of SPDX"
+      + did_you_mean(license, _LICENSES)
+      + "; expected letters, digits, '.' and '-', such as Apache-2.0 or "
+      "LicenseRef-own"
+    )
 
 
 def fingerprints(trained: Trained) -> dict[str, str]:
@@ -117,9 +149,13 @@ def _source(weights: Any) -> str:
   return path.name if path.is_absolute() or path.exists() else str(place)
 
 
-def _front(experiment: Experiment, summary: Mapping[str, Any]) -> str:
+def _front(
+  experiment: Experiment, summary: Mapping[str, Any], license: str | None
+) -> str:
   """What hubs read, every value quoted."""
-  lines = ["---", "license: unknown", "library_name: jaxkd", "tags:"]
+  lines = ["---", "library_name: jaxkd", "tags:"]
+  if license:  # hubs write the ids small, and SPDX does not mind
+    lines.insert(1, f"license: {json.dumps(license.lower())}")
   tags = ("jax", "knowledge-distillation", summary["method"])
   lines += [f"- {json.dumps(tag)}" for tag in tags]
   lines += ["datasets:", f"- {json.dumps(experiment.task.name)}"]

@@ -75,6 +75,7 @@ def export(
   role: str = "student",
   seed: int | None = None,
   out: str | os.PathLike | None = None,
+  license: str | None = None,
   command: str = "",
 ) -> Exported:
   """Exports a network of a finished run, or what its method deploys.
@@ -87,14 +88,15 @@ def export(
     seed: of the run; the first if not given.
     out: the folder, absent, empty or an earlier export; in the workdir if not
       given.
+    license: of the network, an id of SPDX, for the model card.
     command: the command line, for the model card.
 
   Returns:
     The folder and what is known of it.
 
   Raises:
-    ConfigError: there is no such format, role or seed, or they do not go
-      together.
+    ConfigError: there is no such format, role or seed, they do not go
+      together, or the license is no id.
     RefusedInput: the run is not finished, the folder holds something else, or
       the export computes something else than the trained network.
   """
@@ -103,6 +105,7 @@ def export(
       f"--format {format}: no such format{did_you_mean(format, FORMATS)} (has "
       f"{', '.join(FORMATS)})"
     )
+  card.check_license(license)
   opened, summary = _finished(workdir)
   seed = _seed(summary, seed)
   place = opened.root / "export" / format / f"{role}_seed_{seed}"
@@ -113,7 +116,8 @@ def export(
   trained = restore(experiment, opened, role=role, seed=seed)
   _check(trained, format)
   with _replacing(target) as building:
-    facts = _facts(summary, trained, format) | {"sources": sources}
+    facts = _facts(summary, trained, format)
+    facts |= {"license": license, "sources": sources}
     facts |= write(trained, format, building)
     files.write_json(building / FACTS, facts)
     text = card.card(

@@ -35,7 +35,6 @@ def text(kept, tmp_path_factory):
 def test_it_begins_with_what_hubs_read(text):
   front = text.split("---\n")[1].splitlines()
   assert front == [
-    "license: unknown",
     "library_name: jaxkd",
     "tags:",
     '- "jax"',
@@ -66,6 +65,21 @@ def test_it_has_the_commands_and_the_versions(text):
   assert "    jaxkd run toy.gin\n    jaxkd export run --format safe" in text
   assert re.search(r"\n    jax \d+\.\d+", text)
   assert text.endswith("may bind what is made of them.\n")
+
+
+def test_a_license_stands_in_front_and_in_the_text(kept, tmp_path, text):
+  out = tmp_path / "out"
+  facts = export.export(
+    made.experiment(), kept, format="orbax", out=out, license="Apache-2.0"
+  ).facts
+  licensed = (out / "README.md").read_text()
+  assert licensed.startswith(
+    '---\nlicense: "apache-2.0"\nlibrary_name: jaxkd\n'
+  )
+  assert "## Licence\n\n`Apache-2.0`.\n" in licensed
+  assert facts["license"] == "Apache-2.0"
+  assert "## Licence\n\nNone was given.\n" in text  # and none is invented
+  assert "license:" not in text
 
 
 IN_MEMORY = InMemory({"params": {"a": {"kernel": np.ones(2)}}})

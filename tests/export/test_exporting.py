@@ -106,6 +106,11 @@ def test_an_earlier_export_is_replaced_and_other_folders_are_not(
   [
     ({"format": "stablhlo"}, r"did you mean 'stablehlo'\? \(has stablehlo,"),
     ({"role": "studant"}, "KD has no such role, did you mean 'student'"),
+    (
+      {"license": "MPL 2.0"},
+      r"id of SPDX, did you mean 'MPL-2\.0'\?; expected",
+    ),
+    ({"license": ""}, "--license '' is no id of SPDX; expected letters"),
     ({"seed": 7}, "--seed 7: the run has 0, 1"),
     (
       {"role": "predictor", "format": "safetensors"},
