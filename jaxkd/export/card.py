@@ -171,16 +171,20 @@ def _network(trained: Trained) -> str:
 def _compatibility(facts: Mapping[str, Any]) -> str:
   if facts["format"] != "safetensors":
     return ""
-  if not (facts["config"] or {}).get("architectures"):
-    return (
+  kinds = (facts["config"] or {}).get("architectures")
+  if kinds:
+    text = (
+      f"The layout is {facts['layout']}: `transformers.{kinds[0]}."
+      "from_pretrained` reads the folder."
+    )
+  elif facts["sentences"]:
+    text = f"The layout is {facts['layout']}."
+  else:
+    text = (
       f"The names of the tensors are {facts['layout']}. Other libraries do not "
       "know them."
     )
-  return (
-    f"The layout is {facts['layout']}: "
-    f"`transformers.{facts['config']['architectures'][0]}.from_pretrained` "
-    "reads the folder."
-  )
+  return f"{text}\n\n{facts['sentences'] or ''}".strip()
 
 
 def _shapes(facts: Mapping[str, Any]) -> str:

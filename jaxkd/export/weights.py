@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from jaxkd.errors import ConfigError
-from jaxkd.export import stablehlo
+from jaxkd.export import sentences, stablehlo
 from jaxkd.export.parity import Function
 from jaxkd.export.trained import Trained
 from jaxkd.network import Linen, Network
@@ -113,7 +113,7 @@ class Layout:
 
 
 def write(trained: Trained, folder: Path) -> dict[str, Any]:
-  """Writes tensors, their graph, and the config of a family's network.
+  """Writes tensors, their graph, and the configs of a family's network.
 
   Args:
     trained: a network.
@@ -129,6 +129,7 @@ def write(trained: Trained, folder: Path) -> dict[str, Any]:
     safetensors.save_file(tensors, folder / FILE, metadata={"format": "pt"})
   if layout.config is not None:
     files.write_json(folder / CONFIG, dict(layout.config))
+  sentence = _sentence(trained, layout, folder)
   shapes = {
     name: jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
     for name, tensor in tensors.items()
@@ -143,8 +144,22 @@ def write(trained: Trained, folder: Path) -> dict[str, Any]:
   return {
     "layout": layout.note,
     "config": layout.config,
+    "sentences": sentence,
     "platforms": list(graph.platforms),
   }
+
+
+def _sentence(trained: Trained, layout: Layout, folder: Path) -> str | None:
+  """Writes what sentence-transformers reads; returns how it is read."""
+  if layout.config is None:
+    return None
+  found = sentences.folder_of(_module(trained), trained.examples)
+  if found is None:
+    return None
+  for path, content in found.files.items():
+    (folder / path).parent.mkdir(exist_ok=True)
+    files.write_json(folder / path, content)
+  return found.note
 
 
 def read(folder: Path) -> Function:
@@ -167,10 +182,14 @@ def paths(tree: Tree) -> dict[str, Any]:
   }
 
 
+def _module(trained: Trained) -> Any:
+  module = trained.network.module
+  return module.module if isinstance(module, Linen) else module
+
+
 def layout_of(trained: Trained) -> Layout:
   """The layout of the family that a network belongs to, else our own."""
-  module = trained.network.module
-  module = module.module if isinstance(module, Linen) else module
+  module = _module(trained)
   # What is left out, keys of dropout, is a part of the graph.
   leaves = {
     path: leaf

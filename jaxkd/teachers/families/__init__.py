@@ -15,6 +15,7 @@ from jaxkd.teachers.families import (
   llama,
   mobilenet,
   resnet,
+  static,
   vit,
 )
 
@@ -30,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
   mobilenet.FAMILY,
   resnet.FAMILY,
   resnet.VARIANTS,
+  static.FAMILY,
   vit.FAMILY,
 )
 
