@@ -14,7 +14,7 @@ from flax.linen import dtypes
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError
-from jaxkd.nets import blocks, encoder
+from jaxkd.nets import blocks, encoder, readout
 
 Array = jax.Array
 Head = Literal["none", "classes", "masked_lm"]
@@ -114,7 +114,7 @@ class BERT(nn.Module, kw_only=True):
   types: int = 2
   activation: str = "gelu"
   epsilon: float = 1e-12
-  pooling: encoder.Pool = "none"
+  pooling: readout.Pool = "none"
   normalised: bool = False
   pooler: bool = False
   head: Head = "none"
@@ -157,7 +157,7 @@ class BERT(nn.Module, kw_only=True):
       remat=self.remat,
       scan_layers=self.scan_layers,
     )
-    vector = encoder.pool(
+    vector = readout.pool(
       x,
       token_mask,
       how=self.pooling,
@@ -207,7 +207,7 @@ class BERT(nn.Module, kw_only=True):
         f"length={self.length}"
       )
     encoder.check_choice("BERT.head", self.head, Head)
-    encoder.check_choice("BERT.pooling", self.pooling, encoder.Pool)
+    encoder.check_choice("BERT.pooling", self.pooling, readout.Pool)
     if self.head != "none" and (self.head == "classes") == (
       self.pooling == "none"
     ):

@@ -11,8 +11,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError, did_you_mean
-from jaxkd.nets import inverted
-from jaxkd.nets.inverted import Activation, MobileStage, Padding
+from jaxkd.nets import inverted, stochastic_depth
+from jaxkd.nets.depthwise import Padding
+from jaxkd.nets.inverted import Activation, MobileStage
 
 Array = jax.Array
 
@@ -65,6 +66,8 @@ class EfficientNet(nn.Module, kw_only=True):
       first and the last stage are left as they are: Lite.
     squeeze: hidden channels of a block's gate, as a share of its input's; 0:
       no gates: Lite.
+    stochastic_depth: probability that a block adds nothing to an example: that
+      of block i of n, from 0, is i / n of it. 0.2 in the paper, Sec. 5.2.
     activation: `swish`, or `relu6`: Lite.
     padding: `same`, TensorFlow's, or `symmetric`.
     momentum: of the batch norms.
@@ -80,6 +83,7 @@ class EfficientNet(nn.Module, kw_only=True):
   stages: tuple[MobileStage, ...] = STAGES
   fixed_ends: bool = False
   squeeze: float = 0.25
+  stochastic_depth: float = 0.0
   activation: Activation = "swish"
   padding: Padding = "same"
   momentum: float = 0.99
@@ -92,6 +96,7 @@ class EfficientNet(nn.Module, kw_only=True):
   def __call__(self, image: Array, *, train: bool = False) -> Array:
     """Returns the logits of `image`."""
     inverted.check("EfficientNet", self.activation, self.padding)
+    stochastic_depth.check("EfficientNet", self.stochastic_depth)
     return inverted.run(
       image,
       stem=self._end(32),
@@ -101,6 +106,7 @@ class EfficientNet(nn.Module, kw_only=True):
       residual=lambda number, channels, stage: number > 1,
       remat=self.remat,
       squeeze=self.squeeze,
+      most_dropped=self.stochastic_depth,
       train=train,
       activation=self.activation,
       padding=self.padding,

@@ -8,17 +8,16 @@ import functools
 import math
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError, did_you_mean
-from jaxkd.losses import rows
-from jaxkd.losses.softmax import at_least_float32
-from jaxkd.nets import blocks
+from jaxkd.nets import blocks, stochastic_depth
 from jaxkd.nets.junctions import Identity
 
 Array = jax.Array
@@ -31,7 +30,6 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
   "relu": jax.nn.relu,
   "silu": jax.nn.silu,
 }
-Pool = Literal["none", "first", "mean", "pooler"]
 
 
 def dense(
@@ -209,9 +207,21 @@ class EncoderBlock(nn.Module, kw_only=True):
 
   @nn.compact
   def __call__(
-    self, inputs: Array, mask: Array | None = None, *, train: bool = False
+    self,
+    inputs: Array,
+    mask: Array | None = None,
+    dropped: Array | float | None = None,
+    *,
+    train: bool = False,
   ) -> Array:
-    """Returns `inputs` with what both parts add."""
+    """Returns `inputs` with what both parts add.
+
+    Args:
+      inputs: [B, L, D].
+      mask: [B, L] or None.
+      dropped: probability that a part adds nothing to an example; None: 0.
+      train: whether anything is dropped.
+    """
     attention = SelfAttention(
       heads=self.heads,
       bias=self.bias,
@@ -236,6 +246,9 @@ class EncoderBlock(nn.Module, kw_only=True):
       added = dropout(
         part(norm(x) if self.norm_first else x), deterministic=not train
       )
+      if train and dropped is not None:
+        key = self.make_rng("dropout")
+        added = stochastic_depth.drop(key, added, dropped)
       x = x + added if self.norm_first else norm(x + added)
     return x
 
@@ -249,6 +262,7 @@ def run_blocks(
   train: bool,
   remat: bool,
   scan_layers: bool,
+  most_dropped: float = 0.0,
 ) -> Array:
   """Runs a stack of equal blocks in a compact method.
 
@@ -263,110 +277,37 @@ def run_blocks(
     scan_layers: whether the blocks are one submodule `blocks`, whose parameters
       have a leading axis [depth], and one loop, which compiles in the time of a
       block. Its taps have the axis too; an edit edits every block.
+    most_dropped: probability that a part of the last block adds nothing to an
+      example; it grows linearly from 0 at the first block.
 
   Returns:
     [B, L, D].
   """
 
-  def call(block, x):
-    return block(x, mask, train=train)
+  def call(block, x, dropped):
+    return block(x, mask, dropped, train=train)
 
+  # No draws where nothing is dropped.
+  rates = (
+    np.linspace(0, most_dropped, depth, dtype=np.float32)
+    if most_dropped
+    else None
+  )
   if remat:
     call = nn.remat(call, prevent_cse=not scan_layers)
   if not scan_layers:
     x = inputs
-    for number in range(1, depth + 1):
-      x = call(make(name=f"block{number}"), x)
+    for i in range(depth):
+      dropped = None if rates is None else rates[i]
+      x = call(make(name=f"block{i + 1}"), x, dropped)
     return x
   scan = nn.scan(
-    lambda block, x, _: (call(block, x), None),
+    lambda block, x, dropped: (call(block, x, dropped), None),
     variable_axes={"params": 0, "intermediates": 0},
     split_rngs={"params": True, "dropout": True},
     length=depth,
   )
-  return scan(make(name="blocks"), inputs, None)[0]
-
-
-class Pooling(nn.Module, kw_only=True):
-  """One vector of all positions.
-
-  Shapes: `[B, L, D]`, mask `[B, L]` -> `[B, D]`.
-
-  Attributes:
-    how: `first`, the first position's; `mean`, over the positions that are
-      there.
-    normalised: whether the vector is brought to length 1.
-  """
-
-  how: Literal["first", "mean"]
-  normalised: bool = False
-
-  @nn.compact
-  def __call__(self, inputs: Array, mask: Array | None = None) -> Array:
-    """Returns the vector of `inputs` where `mask` is not 0."""
-    if self.how == "first":
-      x = inputs[:, 0]
-    elif mask is None:
-      x = jnp.mean(at_least_float32(inputs), axis=1)
-    else:
-      there = (mask != 0)[..., None]
-      count = jnp.maximum(jnp.sum(there, axis=1), 1)
-      x = jnp.sum(jnp.where(there, at_least_float32(inputs), 0), axis=1) / count
-    if self.normalised:
-      x = rows.unit(at_least_float32(x))
-    return x.astype(inputs.dtype)
-
-
-class Pooler(nn.Module, kw_only=True):
-  """The first position's vector through a layer with tanh.
-
-  Shapes: `[B, L, D]` -> `[B, D]`.
-
-  Taps: fc, before its activation, `[B, D]`.
-
-  Attributes:
-    dtype: computation type; None: float32.
-  """
-
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, inputs: Array) -> Array:
-    """Returns the vector of `inputs`."""
-    fc = dense(inputs.shape[-1], "fc", self.dtype)
-    return jnp.tanh(fc(inputs[:, 0]))
-
-
-def pool(
-  inputs: Array,
-  mask: Array | None = None,
-  *,
-  how: Pool,
-  normalised: bool = False,
-  pooler: bool = False,
-  dtype: DTypeLike | None = None,
-) -> Array | None:
-  """Makes one vector of all positions, in a compact method.
-
-  Args:
-    inputs: [B, L, D].
-    mask: [B, L] or None.
-    how: `none`, or what `Pooling` and `Pooler` are named by.
-    normalised: see `Pooling`.
-    pooler: whether there is a `Pooler` even if it is not asked for.
-    dtype: of the pooler.
-
-  Returns:
-    [B, D]; None for `none`.
-  """
-  vector = None
-  if pooler or how == "pooler":
-    vector = Pooler(dtype=dtype, name="pooler")(inputs)
-  if how == "none":
-    return None
-  if how == "pooler":
-    return vector
-  return Pooling(how=how, normalised=normalised, name="pooled")(inputs, mask)
+  return scan(make(name="blocks"), inputs, rates)[0]
 
 
 def check_choice(field: str, value: str, choices: Any) -> None:

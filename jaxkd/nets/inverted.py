@@ -16,21 +16,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import dtypes
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError, did_you_mean
-from jaxkd.nets import layers, pooling, stages
+from jaxkd.nets import depthwise, layers, pooling, stages, stochastic_depth
 from jaxkd.nets.batchnorm import BatchNorm
+from jaxkd.nets.depthwise import Padding
 
 Array = jax.Array
 Activation = Literal["relu6", "swish"]
-Padding = Literal["same", "symmetric"]
 
 ACTIVATIONS = {"relu6": nn.relu6, "swish": nn.swish}
-PADDINGS = ("same", "symmetric")
 _INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-_DEPTHWISE_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class MobileStage(NamedTuple):
@@ -57,88 +54,6 @@ def divisible(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def margins(
-  size: int, kernel_size: int, strides: int, padding: Padding
-) -> tuple[int, int]:
-  """Returns how many zeros stand before and behind an axis.
-
-  Args:
-    size: of the axis.
-    kernel_size: k.
-    strides: s.
-    padding: `same`: as few as give ceil(size / s) places, of an odd number
-      more behind (TensorFlow's rule); `symmetric`: k // 2 on both sides.
-  """
-  if padding == "symmetric":
-    return kernel_size // 2, kernel_size // 2
-  places = -(-size // strides)
-  total = max((places - 1) * strides + kernel_size - size, 0)
-  return total // 2, total - total // 2
-
-
-class DepthwiseConv(nn.Module, kw_only=True):
-  """A filter for every channel.
-
-  Shapes: `[B, H, W, C]` -> `[B, ceil(H / s), ceil(W / s), C]`.
-
-  Attributes:
-    kernel_size: k, odd; the kernel is `[k, k, 1, C]`.
-    strides: s, along both axes.
-    padding: see `margins`.
-    dtype: computation type; None: the promotion of input and float32.
-  """
-
-  kernel_size: int
-  strides: int = 1
-  padding: Padding = "same"
-  dtype: DTypeLike | None = None
-
-  @nn.compact
-  def __call__(self, inputs: Array) -> Array:
-    """Returns the filtered map."""
-    shape = (self.kernel_size, self.kernel_size, 1, inputs.shape[-1])
-    kernel = self.param("kernel", _DEPTHWISE_INIT, shape, jnp.float32)
-    inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
-    around = _around(inputs, self.kernel_size, self.strides, self.padding)
-    return jax.lax.platform_dependent(
-      inputs,
-      kernel,
-      cpu=functools.partial(_shifted_sum, strides=self.strides, around=around),
-      default=functools.partial(_grouped, strides=self.strides, around=around),
-    )
-
-
-def _around(inputs: Array, kernel_size: int, strides: int, padding: Padding):
-  """The margins of height and width."""
-  return tuple(
-    margins(size, kernel_size, strides, padding) for size in inputs.shape[1:3]
-  )
-
-
-def _shifted_sum(inputs: Array, kernel: Array, *, strides: int, around):
-  """One product for every place of the kernel: the fast way on a CPU."""
-  x = jnp.pad(inputs, ((0, 0), *around, (0, 0)))
-  size = len(kernel)
-  height, width = ((n - size) // strides + 1 for n in x.shape[1:3])
-  return sum(
-    x[:, i : i + strides * height : strides, j : j + strides * width : strides]
-    * kernel[i : i + 1, j : j + 1]
-    for i, j in itertools.product(range(size), repeat=2)
-  )
-
-
-def _grouped(inputs: Array, kernel: Array, *, strides: int, around):
-  """A convolution with one channel in every group."""
-  return jax.lax.conv_general_dilated(
-    inputs,
-    kernel,
-    window_strides=(strides, strides),
-    padding=around,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=inputs.shape[-1],
-  )
-
-
 class ConvNorm(nn.Module, kw_only=True):
   """A convolution or filters, batch norm, and an activation.
 
@@ -151,7 +66,7 @@ class ConvNorm(nn.Module, kw_only=True):
     kernel_size: of the kernel, odd.
     strides: s.
     activation: `relu6`, `swish`, or None for none.
-    padding: see `margins`.
+    padding: see `depthwise.margins`.
     momentum: of the batch norm.
     epsilon: of the batch norm.
     dtype: computation type; None: float32.
@@ -176,7 +91,7 @@ class ConvNorm(nn.Module, kw_only=True):
     return ACTIVATIONS[self.activation](x) if self.activation else x
 
   def _filtered(self, inputs: Array) -> Array:
-    return DepthwiseConv(
+    return depthwise.DepthwiseConv(
       kernel_size=self.kernel_size,
       strides=self.strides,
       padding=self.padding,
@@ -185,7 +100,9 @@ class ConvNorm(nn.Module, kw_only=True):
     )(inputs)
 
   def _mixed(self, inputs: Array) -> Array:
-    around = _around(inputs, self.kernel_size, self.strides, self.padding)
+    around = depthwise.around(
+      inputs, self.kernel_size, self.strides, self.padding
+    )
     return layers.Conv(
       self.features,
       self.kernel_size,
@@ -245,9 +162,10 @@ class InvertedResidual(nn.Module, kw_only=True):
     strides: s, of the filters.
     expansion: how much wider the block is inside.
     residual: whether the input is added.
+    dropped: probability that the input is left as it is, for an example.
     squeeze: hidden channels of the gate, as a share of I; 0: no gate.
     activation: inside the block.
-    padding: see `margins`.
+    padding: see `depthwise.margins`.
     momentum: of the batch norms.
     epsilon: of the batch norms.
     dtype: computation type; None: float32.
@@ -258,6 +176,7 @@ class InvertedResidual(nn.Module, kw_only=True):
   strides: int
   expansion: int
   residual: bool
+  dropped: float
   squeeze: float
   activation: Activation
   padding: Padding
@@ -298,14 +217,18 @@ class InvertedResidual(nn.Module, kw_only=True):
     x = part(features=self.features, activation=None, name="project")(
       x, train=train
     )
-    return x + inputs if self.residual else x
+    if not self.residual:
+      return x
+    if train and self.dropped:
+      x = stochastic_depth.drop(self.make_rng("dropout"), x, self.dropped)
+    return x + inputs
 
 
 def check(owner: str, activation: str, padding: str) -> None:
   """Raises `ConfigError` for an activation or a padding that is not known."""
   for field, value, known in (
     ("activation", activation, tuple(ACTIVATIONS)),
-    ("padding", padding, PADDINGS),
+    ("padding", padding, depthwise.PADDINGS),
   ):
     if value not in known:
       raise ConfigError(
@@ -325,6 +248,7 @@ def run(
   remat: bool,
   squeeze: float,
   train: bool,
+  most_dropped: float = 0.0,
   **style: Any,
 ) -> Array:
   """Runs stem, blocks, head, mean and classifier in a compact method.
@@ -340,7 +264,9 @@ def run(
     remat: whether a block's inside is computed again for the gradient instead
       of kept.
     squeeze: see `InvertedResidual`.
-    train: whether batch statistics are used and moved.
+    train: whether batch statistics are used and moved, and blocks dropped.
+    most_dropped: probability that a block adds nothing to an example: that of
+      block i of n, from 0, is i / n of it.
     **style: activation, padding, momentum, epsilon, dtype.
 
   Returns:
@@ -354,17 +280,20 @@ def run(
   x = ConvNorm(features=stem, kernel_size=3, strides=2, name="stem", **style)(
     image, train=train
   )
-  names = (f"block{number}" for number in itertools.count(1))
+  numbers = itertools.count()
+  total = sum(stage.repeats for stage in block_stages)
   for stage in block_stages:
     for number in range(1, stage.repeats + 1):
+      before = next(numbers)
       block = InvertedResidual(
         features=stage.width,
         kernel_size=stage.kernel_size,
         strides=stage.strides if number == 1 else 1,
         expansion=stage.expansion,
         residual=residual(number, x.shape[-1], stage),
+        dropped=most_dropped * before / total,
         squeeze=squeeze,
-        name=next(names),
+        name=f"block{before + 1}",
         **style,
       )
       x = call(block, x)

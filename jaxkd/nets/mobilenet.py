@@ -8,7 +8,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd.nets import inverted
-from jaxkd.nets.inverted import Activation, MobileStage, Padding
+from jaxkd.nets.depthwise import Padding
+from jaxkd.nets.inverted import Activation, MobileStage
 
 Array = jax.Array
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError
-from jaxkd.nets import encoder
+from jaxkd.nets import encoder, readout
 
 Array = jax.Array
 
@@ -70,7 +70,7 @@ class StaticEmbedding(nn.Module, kw_only=True):
         f"StaticEmbedding.head={self.head!r}: expected none or classes"
       )
     words = encoder.embed(self.vocabulary_size, self.width, "words", self.dtype)
-    vector = encoder.Pooling(
+    vector = readout.Pooling(
       how="mean", normalised=self.normalised, name="pooled"
     )(words(tokens), token_mask)
     if self.head == "none":

@@ -9,7 +9,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError
-from jaxkd.nets import blocks, encoder, initializers, layers
+from jaxkd.nets import (
+  blocks,
+  encoder,
+  initializers,
+  layers,
+  readout,
+  stochastic_depth,
+)
 
 Array = jax.Array
 Head = Literal["none", "classes", "distilled"]
@@ -154,6 +161,8 @@ class VisionTransformer(nn.Module, kw_only=True):
     dropout: probability that an entry is dropped, of the stem and of what every
       part of a block adds.
     attention_dropout: probability that an attention weight is dropped.
+    stochastic_depth: probability that a part of the last block adds nothing to
+      an example; it grows linearly from 0 at the first block. 0.1 for DeiT.
     remat: whether a block's inside is computed again for the gradient.
     scan_layers: whether the blocks are one loop over stacked parameters.
     dtype: computation type; None: float32.
@@ -173,12 +182,13 @@ class VisionTransformer(nn.Module, kw_only=True):
   activation: str = "gelu"
   bias: bool = True
   epsilon: float = 1e-12
-  pooling: encoder.Pool = "first"
+  pooling: readout.Pool = "first"
   pooler: bool = False
   head: Head = "classes"
   num_classes: int = 10
   dropout: float = 0.0
   attention_dropout: float = 0.0
+  stochastic_depth: float = 0.0
   remat: bool = False
   scan_layers: bool = False
   dtype: DTypeLike | None = None
@@ -198,7 +208,7 @@ class VisionTransformer(nn.Module, kw_only=True):
       )
       mean = (own + taught) / 2
       return {"logits": mean, "class_logits": own, "taught_logits": taught}
-    vector = encoder.pool(
+    vector = readout.pool(
       x, how=self.pooling, pooler=self.pooler, dtype=self.dtype
     )
     if self.head == "none":
@@ -236,13 +246,15 @@ class VisionTransformer(nn.Module, kw_only=True):
       train=train,
       remat=self.remat,
       scan_layers=self.scan_layers,
+      most_dropped=self.stochastic_depth,
     )
 
   def _check(self) -> None:
     """Raises where fields contradict each other."""
     owner = type(self).__name__
     encoder.check_choice(f"{owner}.head", self.head, Head)
-    encoder.check_choice(f"{owner}.pooling", self.pooling, encoder.Pool)
+    encoder.check_choice(f"{owner}.pooling", self.pooling, readout.Pool)
+    stochastic_depth.check(owner, self.stochastic_depth)
     if self.image_size % self.patch:
       raise ConfigError(
         f"{owner}: patch={self.patch} does not divide "

@@ -8,7 +8,7 @@ import pytest
 
 from jaxkd import nets
 from jaxkd.errors import ConfigError
-from jaxkd.nets import inverted, resnet
+from jaxkd.nets import depthwise, inverted, resnet
 from jaxkd.network import Network
 from tests.nets import filling
 
@@ -195,10 +195,10 @@ def test_margins_are_those_of_tensorflow_and_of_torch(
   size, kernel_size, strides
 ):
   (same,) = jax.lax.padtype_to_pads((size,), (kernel_size,), (strides,), "SAME")
-  found = inverted.margins(size, kernel_size, strides, "same")
+  found = depthwise.margins(size, kernel_size, strides, "same")
   assert found == tuple(same)
   half = kernel_size // 2
-  found = inverted.margins(size, kernel_size, strides, "symmetric")
+  found = depthwise.margins(size, kernel_size, strides, "symmetric")
   assert found == (half, half)
 
 
@@ -210,12 +210,14 @@ def test_margins_are_those_of_tensorflow_and_of_torch(
 def test_filters_of_every_channel_are_a_grouped_convolution(
   kernel_size, strides, padding
 ):
-  layer = inverted.DepthwiseConv(
+  layer = depthwise.DepthwiseConv(
     kernel_size=kernel_size, strides=strides, padding=padding
   )
   x = image(2, 7, 10, 6)
   variables = layer.init(jax.random.key(1), x)
-  around = [inverted.margins(n, kernel_size, strides, padding) for n in (7, 10)]
+  around = [
+    depthwise.margins(n, kernel_size, strides, padding) for n in (7, 10)
+  ]
 
   def expected(variables, x):
     kernel = variables["params"]["kernel"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxkd.nets.bert import BERT
-from jaxkd.nets.encoder import Pool
+from jaxkd.nets.readout import Pool
 from jaxkd.teachers import configs, names
 from jaxkd.teachers.base import Config, Family
 

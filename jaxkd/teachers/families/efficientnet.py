@@ -43,6 +43,7 @@ _DEFAULTS = {
   "hidden_act": "swish",
   "pooling_type": "mean",
   "batch_norm_eps": 1e-3,
+  "drop_connect_rate": 0.2,
 }
 _ACTIVATIONS = {"swish": "swish", "silu": "swish", "relu6": "relu6"}
 
@@ -54,7 +55,8 @@ def build(
 
   Args:
     config: their `config.json`.
-    **options: `head`, `num_classes`, `dtype`, `remat`, see `convnets.fields`.
+    **options: `head`, `num_classes`, `dtype`, `remat`, `stochastic_depth` (by
+      default the config's), see `convnets.fields`.
 
   Returns:
     The net, and the batch entries that it reads.
@@ -83,7 +85,9 @@ def build(
     activation=_ACTIVATIONS[activation],
     epsilon=config["batch_norm_eps"],
     **convnets.fields(
-      config, convnets.classes(config, "EfficientNet"), **options
+      config,
+      convnets.classes(config, "EfficientNet"),
+      **{"stochastic_depth": config["drop_connect_rate"], **options},
     ),
   )
   return net, ("image",)
@@ -114,6 +118,7 @@ def describe(net: EfficientNet) -> dict[str, Any]:
     "squeeze_expansion_ratio": net.squeeze,
     "hidden_act": net.activation,
     "batch_norm_eps": net.epsilon,
+    "drop_connect_rate": net.stochastic_depth,
   }
 
 
@@ -140,9 +145,10 @@ def describe_variant(net: EfficientNet) -> dict[str, Any]:
   Raises:
     ConfigError: it is of no published size.
   """
-  free = {"num_classes": net.num_classes, "dtype": net.dtype}
+  fields = ("num_classes", "dtype", "remat", "stochastic_depth")
+  free = {field: getattr(net, field) for field in fields}
   for variant in SCALES:
-    if net == efficientnet_variant(variant, **free, remat=net.remat):
+    if net == efficientnet_variant(variant, **free):
       count = net.num_classes or 0
       return {"model_type": f"{_NAMED}{variant}", "num_classes": count}
   raise ConfigError(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxkd.nets.encoder import Pool
+from jaxkd.nets.readout import Pool
 from jaxkd.nets.vit import VisionTransformer
 from jaxkd.teachers import configs, names
 from jaxkd.teachers.base import Config, Family
