@@ -10,6 +10,7 @@ shard by shard.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.errors import RefusedInput, did_you_mean
+from jaxkd.teachers import positions
 from jaxkd.teachers.names import Place
 from jaxkd.teachers.placing import Piece, assemble, kind_of
 from jaxkd.teachers.tensors import Tensor
 
 Variables = Mapping[str, Any]
+_logger = logging.getLogger("jaxkd")
 # Above that many comparisons no nearest names are looked for.
 _COMPARISONS = 20_000
 
@@ -66,6 +69,7 @@ def load(
   dtype: Any = None,
   without: Sequence[str] = (),
   drawn: Sequence[str] = (),
+  interpolated: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Loads a checkpoint into the variables of a network.
 
@@ -80,6 +84,9 @@ def load(
       their tensors are then left out.
     drawn: parts that are not loaded, such as a `head` for other classes; paths
       without the collection.
+    interpolated: leaves that are positions on a square grid, `stem/positions`,
+      and are interpolated where the checkpoint has another one; which were is
+      logged.
 
   Returns:
     Variables like `like`, without those that are to be drawn.
@@ -96,7 +103,13 @@ def load(
   started = random_streams(leaves)
   leaves = {path: x for path, x in leaves.items() if path not in started}
   absent = [p for p in without if not any(_under(x, [p]) for x in leaves)]
-  pieces = _plan(tensors, names, leaves, [*absent, *drawn])
+  for part in interpolated:
+    paths = [path.partition("/")[2] for path in leaves]
+    if part not in paths:
+      raise RefusedInput(
+        f"interpolated: the network has no {part!r}{did_you_mean(part, paths)}"
+      )
+  pieces = _plan(tensors, names, leaves, [*absent, *drawn], interpolated)
   loaded = dict(started)
   for path, parts in pieces.items():
     leaf = _typed(leaves[path], dtype)
@@ -163,11 +176,12 @@ def _plan(
   names: Names,
   leaves: Mapping[str, Any],
   left_out: Sequence[str],
+  interpolated: Sequence[str],
 ) -> dict[str, list[Piece]]:
   """Finds the pieces of every leaf, or says all that does not fit."""
   pieces: dict[tuple[str, int | None], Piece] = {}
   unused: dict[str, Tensor] = {}
-  wrong = []
+  wrong, changed = [], []
   for name, tensor in tensors.items():
     if names.ignores(name):
       continue
@@ -177,17 +191,28 @@ def _plan(
     if place is None or not _has(leaves, place):
       unused[name] = tensor
       continue
+    leaf = leaves[place.name]
+    if _under(place.name, interpolated):
+      fitting = positions.resized(tensor, leaf.shape)
+      if fitting is not None:
+        sizes = f"{list(tensor.shape)} -> {list(leaf.shape)}"
+        changed.append(f"interpolated: {name} {sizes}, for {place.name}")
+        tensor = fitting
     piece = Piece(name, tensor, place.name, place.axes, place.index)
     first = pieces.setdefault((place.name, place.index), piece)
     if first is not piece and not _same(first.tensor, tensor):
       wrong.append(f"twice: {first.name} and {name} are both {place.name}")
-    wrong += _misfit(piece, leaves[place.name])
+    wrong += _misfit(piece, leaf)
   taken = {piece.tensor.storage for piece in pieces.values()} - {None}
   unused = {n: t for n, t in unused.items() if t.storage not in taken}
   missing = _missing(names, leaves, pieces)
+  source = getattr(tensors, "source", "the checkpoint")
   if unused or missing or wrong:
-    source = getattr(tensors, "source", "the checkpoint")
-    raise RefusedInput(_report(source, len(pieces), unused, missing, wrong))
+    raise RefusedInput(
+      _report(source, len(pieces), unused, missing, wrong, changed)
+    )
+  for line in changed:
+    _logger.info("%s: %s", source, line)
   found: dict[str, list[Piece]] = {path: [] for path in leaves}
   for piece in pieces.values():
     found[piece.path].append(piece)
@@ -222,10 +247,15 @@ def _misfit(piece: Piece, leaf: Any) -> list[str]:
     expected = tuple(expected[axis] for axis in back)
   found = []
   if shape != expected or (axes is not None and len(axes) != len(shape)):
-    found.append(
+    line = (
       f"mis-shaped: {piece.name} is {list(shape)}, expected {list(expected)} "
       f"for {piece.path}"
     )
+    if piece.path.endswith("positions") and positions.resized(
+      piece.tensor, expected
+    ):
+      line += " (it can be `interpolated`)"
+    found.append(line)
   if kind_of(piece.tensor.dtype) != kind_of(leaf.dtype):
     found.append(
       f"mistyped: {piece.name} is {piece.tensor.dtype}, expected "
@@ -261,11 +291,12 @@ def _report(
   unused: Mapping[str, Tensor],
   missing: Mapping[str, str],
   wrong: Sequence[str],
+  changed: Sequence[str],
 ) -> str:
-  """All that does not fit, each by name."""
+  """All that does not fit, and what is changed so that it does, by name."""
   near = len(unused) * len(missing) <= _COMPARISONS
   called = [name for name in missing.values() if name]
-  lines = list(wrong)
+  lines = [*wrong, *changed]
   for name, tensor in unused.items():
     guess = did_you_mean(name, called) if near else ""
     lines.append(f"unused: {name} {list(tensor.shape)}{guess}")

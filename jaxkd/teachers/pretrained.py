@@ -37,6 +37,7 @@ def Pretrained(
   params_dtype: Any = None,
   ignored: Sequence[str] = (),
   drawn: Sequence[str] = (),
+  interpolated: Sequence[str] = (),
   inputs: Sequence[str] | None = None,
   **options: Any,
 ) -> Network:
@@ -55,6 +56,8 @@ def Pretrained(
       to be loaded.
     drawn: parts of the net that are not loaded but drawn, such as a `head` for
       other classes.
+    interpolated: positions of the net, such as `stem/positions`, that are
+      interpolated if the option `image_size` is another than the checkpoint's.
     inputs: batch entries that the net reads; the family's if not given.
     **options: what the family builds its net with, such as `dtype` (of the
       computation), `head`, `remat` and `scan_layers`. A head or pooler that the
@@ -85,6 +88,7 @@ def Pretrained(
     dtype=None if params_dtype is None else str(jnp.dtype(params_dtype)),
     without=_PARTS if options else (),
     drawn=tuple(drawn),
+    interpolated=tuple(interpolated),
   )
   return Network(module, usual if inputs is None else inputs, weights)
 
@@ -104,6 +108,8 @@ class Checkpoint:
     dtype: in which floating-point leaves are kept; by default the network's.
     without: parts of the net that may be absent though the file has them.
     drawn: parts of the net that are not loaded but drawn, such as `head`.
+    interpolated: positions of the net that are interpolated if the file has
+      those of images of another size, such as `stem/positions`.
   """
 
   source: str
@@ -112,6 +118,7 @@ class Checkpoint:
   dtype: str | None = None
   without: tuple[str, ...] = ()
   drawn: tuple[str, ...] = ()
+  interpolated: tuple[str, ...] = ()
 
   def tensors(self) -> Tensors:
     """Opens it."""
@@ -131,6 +138,7 @@ class Checkpoint:
         dtype=self.dtype,
         without=self.without,
         drawn=self.drawn,
+        interpolated=self.interpolated,
       )
     except RefusedInput as error:
       other = _likelier(tensors, names)

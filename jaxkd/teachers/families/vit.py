@@ -50,6 +50,7 @@ def net_of(
   num_classes: int | None = None,
   pooling: Pool | None = None,
   pooler: bool | None = None,
+  image_size: int | None = None,
   **options: Any,
 ) -> VisionTransformer:
   """Makes our net of the config of a vision transformer.
@@ -64,8 +65,10 @@ def net_of(
     pooling: of the net; None for `first` if the head is `classes`, else for
       none.
     pooler: whether the checkpoint has a pooler; None for what its class has.
+    image_size: side of the images; None for the config's. The positions of
+      another one have to be interpolated.
     **options: further fields of the net: dtype, remat, scan_layers, dropout,
-      attention_dropout (by default the config's).
+      attention_dropout (by default the config's), stochastic_depth.
 
   Returns:
     The net.
@@ -89,7 +92,7 @@ def net_of(
     **options,
   }
   return VisionTransformer(
-    image_size=configs.square(config, "image_size"),
+    image_size=image_size or configs.square(config, "image_size"),
     patch=configs.square(config, "patch_size"),
     channels=configs.size(config, "num_channels"),
     taught=taught,
