@@ -92,6 +92,7 @@ ARROWS = {
     "experiment",
     "extras",
     "method",
+    "nets",
     "network",
     "report",
     "roles",

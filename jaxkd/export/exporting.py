@@ -100,11 +100,7 @@ def export(
     RefusedInput: the run is not finished, the folder holds something else, or
       the export computes something else than the trained network.
   """
-  if format not in FORMATS:
-    raise ConfigError(
-      f"--format {format}: no such format{did_you_mean(format, FORMATS)} (has "
-      f"{', '.join(FORMATS)})"
-    )
+  _check_format(format)
   card.check_license(license)
   opened, summary = _finished(workdir)
   seed = _seed(summary, seed)
@@ -131,6 +127,14 @@ def export(
     )
     files.write_text(building / "README.md", text)
   return Exported(target, facts)
+
+
+def _check_format(format: str) -> None:
+  if format not in FORMATS:
+    raise ConfigError(
+      f"--format {format}: no such format{did_you_mean(format, FORMATS)} (has "
+      f"{', '.join(FORMATS)})"
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ https://arxiv.org/abs/1709.01507.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -272,33 +271,52 @@ def run(
   Returns:
     Logits [B, num_classes], or the pooled feature [B, head].
   """
-
-  def call(block, x):
-    return block(x, train=train)
-
-  call = nn.remat(call) if remat else call
   x = ConvNorm(features=stem, kernel_size=3, strides=2, name="stem", **style)(
     image, train=train
   )
-  numbers = itertools.count()
-  total = sum(stage.repeats for stage in block_stages)
-  for stage in block_stages:
-    for number in range(1, stage.repeats + 1):
-      before = next(numbers)
-      block = InvertedResidual(
-        features=stage.width,
-        kernel_size=stage.kernel_size,
-        strides=stage.strides if number == 1 else 1,
-        expansion=stage.expansion,
-        residual=residual(number, x.shape[-1], stage),
-        dropped=most_dropped * before / total,
-        squeeze=squeeze,
-        name=f"block{before + 1}",
-        **style,
-      )
-      x = call(block, x)
+  x = _run_blocks(
+    x,
+    [(stage, i) for stage in block_stages for i in range(1, stage.repeats + 1)],
+    residual=residual,
+    remat=remat,
+    most_dropped=most_dropped,
+    train=train,
+    squeeze=squeeze,
+    **style,
+  )
   x = ConvNorm(features=head, name="head", **style)(x, train=train)
   x = stages.Pool(name="pool")(x)
   if num_classes is None:
     return x
   return layers.Linear(num_classes, dtype=style["dtype"], name="fc")(x)
+
+
+def _run_blocks(
+  x: Array,
+  blocks: Sequence[tuple[MobileStage, int]],
+  *,
+  residual: Callable[[int, int, MobileStage], bool],
+  remat: bool,
+  most_dropped: float,
+  train: bool,
+  **fields: Any,
+) -> Array:
+  """Runs blocks, each given by its stage and its number there."""
+
+  def call(block, x):
+    return block(x, train=train)
+
+  call = nn.remat(call) if remat else call
+  for before, (stage, number) in enumerate(blocks):
+    block = InvertedResidual(
+      features=stage.width,
+      kernel_size=stage.kernel_size,
+      strides=stage.strides if number == 1 else 1,
+      expansion=stage.expansion,
+      residual=residual(number, x.shape[-1], stage),
+      dropped=most_dropped * before / len(blocks),
+      name=f"block{before + 1}",
+      **fields,
+    )
+    x = call(block, x)
+  return x

@@ -48,20 +48,17 @@ def Pretrained(
       zip, in one file or several; the id of such a folder on the Hugging Face
       Hub (extra `hub`); or one file of tensors (npz too), with `config`.
     family: what the model is; by default what the config's `model_type` says.
-    config: theirs, or the file that it is in; by default the `config.json` of
-      the folder.
+    config: theirs, or its file; by default the `config.json` of the folder.
     revision: branch, tag or commit on the Hub.
     params_dtype: in which the weights are kept; float32 if not given.
-    ignored: regular expressions of their names of further tensors that are not
-      to be loaded.
-    drawn: parts of the net that are not loaded but drawn, such as a `head` for
-      other classes.
-    interpolated: positions of the net, such as `stem/positions`, that are
-      interpolated if the option `image_size` is another than the checkpoint's.
+    ignored: regular expressions of names of further tensors not to be loaded.
+    drawn: parts that are not loaded but drawn: a `head` for other classes.
+    interpolated: positions, such as `stem/positions`, to be interpolated for
+      another `image_size`.
     inputs: batch entries that the net reads; the family's if not given.
-    **options: what the family builds its net with, such as `dtype` (of the
-      computation), `head`, `remat` and `scan_layers`. A head or pooler that the
-      net is built without is not loaded.
+    **options: what the family builds its net with: `dtype` (of computation),
+      `head`, `remat`, `scan_layers`, ... A head or pooler that the net is built
+      without is not loaded.
 
   Returns:
     The network; its weights are loaded when a run starts.

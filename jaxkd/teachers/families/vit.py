@@ -57,16 +57,14 @@ def net_of(
 
   Args:
     config: their `config.json`.
-    classes: their classes: the head, and whether there is a pooler. The first
-      one is that of a config without any.
+    classes: theirs: head, and whether there is a pooler; the default first.
     taught: whether a token is taught.
     head: of the net; None for that of the checkpoint's class.
     num_classes: of the heads; None for the config's.
     pooling: of the net; None for `first` if the head is `classes`, else for
       none.
     pooler: whether the checkpoint has a pooler; None for what its class has.
-    image_size: side of the images; None for the config's. The positions of
-      another one have to be interpolated.
+    image_size: None for the config's; for another, interpolate positions.
     **options: further fields of the net: dtype, remat, scan_layers, dropout,
       attention_dropout (by default the config's), stochastic_depth.
 
