@@ -103,8 +103,8 @@ def load(
   started = random_streams(leaves)
   leaves = {path: x for path, x in leaves.items() if path not in started}
   absent = [p for p in without if not any(_under(x, [p]) for x in leaves)]
+  paths = [path.partition("/")[2] for path in leaves]
   for part in interpolated:
-    paths = [path.partition("/")[2] for path in leaves]
     if part not in paths:
       raise RefusedInput(
         f"interpolated: the network has no {part!r}{did_you_mean(part, paths)}"

@@ -54,6 +54,27 @@ def test_it_says_what_was_trained(text, exported):
   assert "Other libraries do not know them." in text
 
 
+@pytest.mark.parametrize(
+  ("facts", "shown"),
+  [
+    ({"config": None}, r"The names .* L. Other libraries do not know them\."),
+    (
+      {"config": {"architectures": ["BertModel"]}},
+      r"The layout is L: `transformers.BertModel.from_pretrained` reads the .*",
+    ),
+    (
+      {"config": {"architectures": ["BertModel"]}, "sentences": "So."},
+      r"The layout is L: `transformers.* reads the folder\.\n\nSo\.",
+    ),
+    ({"config": {}, "sentences": "So."}, r"The layout is L\.\n\nSo\."),
+    ({"format": "orbax"}, ""),
+  ],
+)
+def test_it_says_which_libraries_read_the_tensors(facts, shown):
+  usual = {"format": "safetensors", "layout": "L", "sentences": None}
+  assert re.fullmatch(shown, card._compatibility(usual | facts))
+
+
 def test_it_has_the_metrics_with_their_intervals(text, kept):
   metrics = json.loads((kept / "summary.json").read_text())["metrics"]
   values = metrics["student/accuracy"]
