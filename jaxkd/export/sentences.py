@@ -83,8 +83,8 @@ def _static(module: StaticEmbedding, tokens: np.ndarray) -> Folder:
     )
   files = {MODULES: _modules("StaticEmbedding", normalised=module.normalised)}
   note = (
-    f"{_READS} It puts no tokens, such as `[SEP]`, around a text, and counts "
-    "those of no length limit."
+    f"{_READS} It reads the whole of a text, with no tokens, such as `[SEP]`, "
+    "around it."
   )
   return Folder(files, note)
 
