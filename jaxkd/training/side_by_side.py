@@ -82,7 +82,7 @@ class SideBySide:
       Preempted: the process was asked to stop; the state was saved.
     """
     work, names = self._work, self._names()
-    self._load()
+    self.place()
     with contextlib.ExitStack() as stack:
       saved = stack.enter_context(
         Checkpoints(self._folder, keep=work.settings.keep_checkpoints)
@@ -93,10 +93,10 @@ class SideBySide:
       label = f"{work.phase.name} ({len(names)} runs)"
       bar = stack.enter_context(work.show(work.steps, label, start=first))
       began = time.monotonic()
-      self._compile(bar)
+      self.compile(bar)
       compiled = time.monotonic()
       for start, stop in self._chunks(first):
-        metrics = self._advance(start, stop)
+        metrics = self.advance(start, stop)
         sums = self._judge(stop)
         self._write(start, stop, metrics, sums, bar)
         self._save(saved, start, stop)
@@ -117,8 +117,8 @@ class SideBySide:
   def _names(self) -> list[str]:
     return [member.name for member in self._grid.members]
 
-  def _load(self) -> None:
-    """Places what does not change, and the state at the start."""
+  def place(self) -> None:
+    """Places what does not change, and the state at the start; comes first."""
     grid, put = self._grid, self._together.put
     self._numbers = [put(x, "s") for x in grid.numbers.values()]
     self._frozen = self._together.frozen
@@ -137,7 +137,8 @@ class SideBySide:
     if self._rolled:
       self._data = put(grid.stack_seeds(_examples), "s")
 
-  def _compile(self, bar: Progress) -> None:
+  def compile(self, bar: Progress) -> None:
+    """Compiles steps and validation."""
     together, began = self._together, time.monotonic()
     bar.note(f"compiling phase {self._work.phase.name} ...")
     always = self._numbers, self._state, self._frozen
@@ -178,7 +179,7 @@ class SideBySide:
       yield first, stop
       first = stop
 
-  def _advance(self, start: int, stop: int) -> Tree:
+  def advance(self, start: int, stop: int) -> Tree:
     """Makes steps; returns their metrics [T, S, H]."""
     if not self._rolled:
       metrics = []
