@@ -25,7 +25,7 @@ def main() -> None:
   way = population.choose(Grid.of(tools.works(root / "way", **options)))
   made = tools.trainers(root, **options)
   ended = population.fit(made, root / "population", stop=Stop())
-  print(
+  sys.stdout.write(
     json.dumps(
       {
         "devices": jax.device_count(),
