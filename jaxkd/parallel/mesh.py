@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxkd.errors import ConfigError
@@ -49,6 +49,11 @@ class Mesh:
           f"Mesh.{axis}={getattr(self, axis)}: expected at least 1"
         )
 
+  @property
+  def size(self) -> int:
+    """The number of devices."""
+    return self.data * self.fsdp * self.tensor
+
   @functools.cached_property
   def devices(self) -> jax.sharding.Mesh:
     """The mesh over the first devices of this backend.
@@ -57,7 +62,7 @@ class Mesh:
       ConfigError: if there are fewer devices than the sizes ask for.
     """
     sizes = tuple(getattr(self, axis) for axis in AXES)
-    needed = int(np.prod(sizes))
+    needed = self.size
     if needed > jax.device_count():
       raise ConfigError(
         f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} "
@@ -105,8 +110,12 @@ class Placement:
     return NamedSharding(self.mesh.devices, PartitionSpec(("data", "fsdp")))
 
   def put_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Moves one host batch to the devices."""
-    return jax.device_put(dict(batch), self.batch)
+    """Moves one host batch to the devices; shapes are told their place."""
+    return _put(dict(batch), {name: self.batch for name in batch})
+
+  def put(self, tree: Any) -> Any:
+    """Moves a state-like tree to the devices; shapes are told their place."""
+    return _put(tree, self.of(tree))
 
   def of(self, tree: Any) -> Any:
     """Shardings of a state-like tree.
@@ -141,3 +150,28 @@ class Placement:
     return PartitionSpec(
       *["fsdp" if n == best else None for n in range(best + 1)]
     )
+
+
+def held(tree: Any) -> int:
+  """Bytes of a tree on one device.
+
+  Args:
+    tree: arrays, or `jax.ShapeDtypeStruct`s, with shardings.
+  """
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _put(tree: Any, shardings: Any) -> Any:
+  leaves = jax.tree.leaves(tree)
+  if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+    return jax.device_put(tree, shardings)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type
+    ),
+    tree,
+    shardings,
+  )
