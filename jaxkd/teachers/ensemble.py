@@ -211,6 +211,12 @@ class JointWeights:
 
   members: tuple[Weights | None, ...]
 
+  @property
+  def dtype(self) -> str | None:
+    """That in which all members keep their leaves; None if they differ."""
+    kept = {getattr(weights, "dtype", None) for weights in self.members}
+    return kept.pop() if len(kept) == 1 else None
+
   def load(self, like: Variables) -> dict[str, Any]:
     """Loads all members, one after the other."""
     return _by_collection(

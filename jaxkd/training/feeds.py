@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,11 @@ from jaxkd.data.pipeline import Feed
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.errors import ConfigError
 from jaxkd.method import Batch, Method, Phase, Stream
+from jaxkd.parallel import Mesh
 from jaxkd.roles import key_of
 
 MAIN = ""  # the name of the stream that counts epochs
+DEVICE_BYTES = 2**28  # a split of validation up to this size stays there
 
 
 def feeds(
@@ -80,6 +82,31 @@ def join(found: Mapping[str, Feed]) -> Any:
   """The endless stream of joined batches."""
   beside = {name: feed for name, feed in found.items() if name != MAIN}
   return pipeline.stream(found[MAIN], beside=beside)
+
+
+def check_batches(mesh: Mesh, method: Method, sizes: Sequence[int]) -> None:
+  """Checks that all batches can be split over a mesh.
+
+  Args:
+    mesh: the mesh.
+    method: the method.
+    sizes: of the main stream's batches, and of batches of other kinds.
+
+  Raises:
+    ConfigError: one cannot.
+  """
+  for size in sizes:
+    mesh.check_batch(size)
+  for phase in method.lasting_phases:
+    for stream in phase.beside.values():
+      mesh.check_batch(stream.batch_size or sizes[0])
+
+
+def stays(source: ArraySource) -> bool:
+  """Whether a split of validation stays on the devices during a phase."""
+  example = source.take(np.zeros(1, np.int32))
+  size = sum(rows.nbytes for rows in example.values())
+  return size * len(source) <= DEVICE_BYTES
 
 
 def examples(

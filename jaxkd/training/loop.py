@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
@@ -26,19 +25,25 @@ from jaxkd.method import Method, Phase
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import initialise
 from jaxkd.training import checkpoint, files
-from jaxkd.training.feeds import MAIN, feeds, join, picked
+from jaxkd.training.feeds import (
+  MAIN,
+  check_batches,
+  feeds,
+  join,
+  picked,
+  stays,
+)
 from jaxkd.training.host import Host, checked
 from jaxkd.training.phase import PhaseRun, Settings, Stop, Trained
 from jaxkd.training.program import Program, Programs, build
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
-from jaxkd.training.state import Best, State, create, frozen
+from jaxkd.training.state import Best, State, first, frozen
 from jaxkd.training.store import Shared, key_of_phase
 from jaxkd.training.targets import cache_targets
 from jaxkd.training.workdir import Run
 
 Tree = Any
-DEVICE_BYTES = 2**28  # validation batches up to this size stay on the device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +140,8 @@ class Trainer:
     Returns:
       The final variables.
     """
-    for size in (self.batch_size, *self.settings.batch_sizes):
-      self.placement.mesh.check_batch(size)
-    for phase in self.method.lasting_phases:
-      for stream in phase.beside.values():
-        self.placement.mesh.check_batch(stream.batch_size or self.batch_size)
+    sizes = (self.batch_size, *self.settings.batch_sizes)
+    check_batches(self.placement.mesh, self.method, sizes)
     self.programs = self.programs or Programs(self.method)
     self._usage = self.programs.usage(self.splits, self.batch_size)
     self._rng = jax.random.key(self.seed)
@@ -247,7 +249,7 @@ class Trainer:
       self._variables,
       used=self._usage.roles[phase.name],
     )
-    given = jax.device_put(given, self.placement.of(given))
+    given = self.placement.put(given)
     found = picked(
       phase,
       feeds(phase, self.splits, self.batch_size, self._rng),
@@ -259,7 +261,7 @@ class Trainer:
     phase = phase.planned(epoch)
     steps = phase.length(epoch)
     steps = min(steps, self.settings.max_steps or steps)
-    state, best = self._first_state(phase)
+    state, best = self.placement.put(self._first(phase))
     work = PhaseRun(
       phase=phase,
       label=f"{phase.name} (seed {self.seed})",
@@ -295,17 +297,14 @@ class Trainer:
     shared.take(stage)
     return {"source": "shared by another method"}
 
-  def _first_state(self, phase: Phase) -> tuple[State, Best | None]:
-    """What a phase starts from, on its devices."""
-    state = create(
+  def _first(self, phase: Phase) -> tuple[State, Best | None]:
+    return first(
       self.method,
       phase,
       self._variables,
       rng=self._rng,
-      memory=phase.remembers(self._memory),
+      memory=self._memory,
     )
-    first = state, Best.of(state) if phase.validate else None
-    return jax.device_put(first, self.placement.of(first))
 
   def _with_targets(
     self, phase: Phase, given: Tree, source: ArraySource
@@ -361,8 +360,7 @@ class Trainer:
     """One pass over the placed batches of the validation split."""
     source = self.splits.validation
     host = pipeline.batches(source, self.settings.evaluation_batch_size)
-    example = source.take(np.zeros(1, np.int32))
-    if sum(x.nbytes for x in example.values()) * len(source) > DEVICE_BYTES:
+    if not stays(source):
       return map(self.placement.put_batch, host)
     if self._on_device is None:
       self._on_device = [self.placement.put_batch(batch) for batch in host]

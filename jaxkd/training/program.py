@@ -87,6 +87,31 @@ def keep_best(best: Best, state: State, loss: tuple[Array, Array]) -> Best:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+  """Bytes of a compiled function on one device, as the compiler reports them.
+
+  Attributes:
+    arguments: what it is given and reads.
+    outputs: what it returns.
+    aliased: outputs that lie where donated arguments lay.
+    temporaries: all that it needs in between.
+    code: the program, where that lies on the device.
+  """
+
+  arguments: int
+  outputs: int
+  aliased: int
+  temporaries: int
+  code: int
+
+  @property
+  def peak(self) -> int:
+    """All of it, what is aliased once."""
+    kept = self.arguments + self.outputs - self.aliased
+    return kept + self.temporaries + self.code
+
+
 @dataclasses.dataclass
 class Compiled:
   """A lowered function, compiled at its first call.
@@ -108,6 +133,23 @@ class Compiled:
       self._executable = self.lowered.compile()
       self.seconds = time.monotonic() - start
     return self._executable
+
+  @property
+  def footprint(self) -> Footprint | None:
+    """Its bytes on one device; None where the backend does not say."""
+    found = self.executable.memory_analysis()
+    return found and Footprint(
+      arguments=found.argument_size_in_bytes,
+      outputs=found.output_size_in_bytes,
+      aliased=found.alias_size_in_bytes,
+      temporaries=found.temp_size_in_bytes,
+      code=found.generated_code_size_in_bytes,
+    )
+
+  @property
+  def flops(self) -> float:
+    """FLOPs of one device; what a loop runs is counted once. 0 if unknown."""
+    return (self.executable.cost_analysis() or {}).get("flops", 0.0)
 
   def __call__(self, *arguments: Any) -> Any:
     """Calls the compiled function."""

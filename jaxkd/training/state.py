@@ -112,6 +112,31 @@ def create(
   )
 
 
+def first(
+  method: Method,
+  phase: Phase,
+  variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
+  *,
+  rng: Array,
+  memory: Mapping[str, Tree],
+) -> tuple[State, Best | None]:
+  """What a phase starts from.
+
+  Args:
+    method: the method.
+    phase: one of its phases.
+    variables: parameters and collections by role.
+    rng: the run's typed key; the phase's name is folded in.
+    memory: what the method kept from the phase before.
+
+  Returns:
+    The state, and the best snapshot if the phase is validated.
+  """
+  carried = phase.remembers(memory)
+  state = create(method, phase, variables, rng=rng, memory=carried)
+  return state, Best.of(state) if phase.validate else None
+
+
 def frozen(
   method: Method,
   phase: Phase,

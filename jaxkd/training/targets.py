@@ -7,7 +7,7 @@ join the source as further entries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,11 +15,31 @@ import numpy as np
 
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
-from jaxkd.method import Method, Phase
+from jaxkd.method import Batch, Method, Phase
 from jaxkd.parallel import Placement
 from jaxkd.roles import Nets
 
 Frozen = Mapping[str, Mapping[str, Any]]
+
+
+def make_targets(
+  method: Method, phase: Phase
+) -> Callable[[Frozen, Batch], dict[str, Any]]:
+  """Builds the function that computes the targets of one batch.
+
+  Args:
+    method: the method.
+    phase: one of its phases, with targets.
+
+  Returns:
+    `(frozen, batch) -> targets`, [B, ...] by name.
+  """
+
+  def compute(frozen: Frozen, batch: Batch) -> dict[str, Any]:
+    nets = Nets(method.roles, frozen["params"], frozen["collections"])
+    return {name: fn(nets, batch) for name, fn in phase.targets.items()}
+
+  return compute
 
 
 def cache_targets(
@@ -44,12 +64,7 @@ def cache_targets(
   Returns:
     The source with an entry [N, ...] for each target, in host memory.
   """
-
-  @jax.jit
-  def compute(frozen, batch):
-    nets = Nets(method.roles, frozen["params"], frozen["collections"])
-    return {name: fn(nets, batch) for name, fn in phase.targets.items()}
-
+  compute = jax.jit(make_targets(method, phase))
   parts = [
     jax.device_get(compute(frozen, placement.put_batch(batch)))
     for batch in pipeline.batches(source, batch_size)
