@@ -110,6 +110,20 @@ def _add_looking(verb: Verb) -> None:
   show = verb("show", looking.show, "describe an experiment; compiles nothing")
   show.add_argument("experiment", metavar="EXPERIMENT.gin")
   _settings(show)
+  plan = verb(
+    "plan", looking.plan, "bytes and FLOPs on every device; trains nothing"
+  )
+  plan.add_argument("experiment", metavar="EXPERIMENT.gin")
+  _overrides(plan)
+  plan.add_argument(
+    "--mesh",
+    metavar="data=8,fsdp=1,tensor=1",
+    help="in place of the file's; the CPU stands for as many devices",
+  )
+  plan.add_argument(
+    "--device-memory", metavar="16GiB", help="what the device says if not given"
+  )
+  plan.add_argument("--json", action="store_true", help="as JSON")
   evaluate = verb(
     "evaluate", looking.evaluate, "evaluate a run's networks again"
   )
@@ -170,6 +184,12 @@ def _add_exporting(verb: Verb) -> None:
 
 
 def _settings(verb: argparse.ArgumentParser) -> None:
+  """Adds what every verb that runs an experiment takes."""
+  _overrides(verb)
+  verb.add_argument("--workdir", metavar="DIR", help="the run directory")
+
+
+def _overrides(verb: argparse.ArgumentParser) -> None:
   """Adds what every verb that reads an experiment takes."""
   verb.add_argument(
     "--set",
@@ -179,7 +199,6 @@ def _settings(verb: argparse.ArgumentParser) -> None:
     metavar="'Name.param = value'",
     help="a binding or macro that wins over the file; may be repeated",
   )
-  verb.add_argument("--workdir", metavar="DIR", help="the run directory")
 
 
 def _version() -> str:

@@ -35,6 +35,7 @@ TOP = {
   "commands",
   "doctor",
   "experiment",
+  "plan",
   "result",
   "runs",
   "show",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -28,6 +29,28 @@ def start() -> None:
   from jaxkd import cache
 
   cache.enable()
+
+
+def devices(needed: int) -> None:
+  """Lets the CPU stand for as many devices, unless JAX has started already.
+
+  Args:
+    needed: how many.
+
+  Raises:
+    ConfigError: there are fewer, and they are no CPUs.
+  """
+  import jax
+
+  if needed > 1:
+    with contextlib.suppress(RuntimeError):  # JAX has started
+      jax.config.update("jax_num_cpu_devices", needed)
+  platform = jax.default_backend()
+  if needed > jax.device_count() and platform != "cpu":
+    raise ConfigError(
+      f"the mesh needs {needed} devices, there are {jax.device_count()} of "
+      f"{platform}; with JAX_PLATFORMS=cpu the CPU stands for all of them"
+    )
 
 
 def load(path: str, overrides: Sequence[str]) -> tuple[Experiment, str]:

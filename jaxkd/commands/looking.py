@@ -1,4 +1,4 @@
-"""The verbs that only look: show, evaluate, report, list, describe, doctor."""
+"""The verbs that only look at what is there, and train nothing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,35 @@ def show(options: argparse.Namespace) -> int:
   print(resolved.text())
   print()
   print(show(config.load(options.experiment, overrides=options.overrides)))
+  return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+  """Says what a run would take of every device; trains nothing."""
+  import dataclasses
+
+  common.start()
+  import jax
+
+  from jaxkd import plan
+
+  experiment, _ = common.load(options.experiment, options.overrides)
+  if options.mesh:
+    mesh = plan.mesh_of(options.mesh)
+    experiment = dataclasses.replace(experiment, mesh=mesh)
+  memory = options.device_memory and plan.bytes_of(options.device_memory)
+  common.devices(experiment.mesh.size)
+  found = []
+  for phase in plan.plan(experiment, device_memory=memory):
+    found.append(phase.plain())
+    if not options.json:
+      print(phase.text(), end="\n\n", flush=True)
+  if options.json:
+    about = {
+      "mesh": dataclasses.asdict(experiment.mesh),
+      "platform": jax.default_backend(),
+    }
+    print(json.dumps({**about, "phases": found}, indent=2))
   return 0
 
 
