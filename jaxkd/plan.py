@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from jaxkd.errors import ConfigError
 from jaxkd.experiment import Experiment
-from jaxkd.parallel import Mesh, Placement, held
+from jaxkd.parallel import Mesh, held
 from jaxkd.parallel.collectives import Collective, collectives
 from jaxkd.training.outline import Outline, Outliner
 
@@ -160,7 +160,7 @@ def plan(
       splits=splits,
       batch_size=experiment.task.batch_size,
       settings=experiment.settings,
-      placement=Placement(mesh),
+      placement=experiment.placement,
     )
     for outline in outliner.outlines():
       yield _planned(label, outline, mesh, device_memory)
