@@ -38,6 +38,8 @@ class Nets:
     memory: what the method keeps between steps, by name.
     collections: the collections of every role, as changed so far.
     used: the roles that have been run.
+    runs: how: role, whether in training mode, names of its random keys, and
+      names of the collections that it changed.
   """
 
   def __init__(
@@ -56,6 +58,7 @@ class Nets:
     self._rng = rng
     self._calls: dict[str, int] = {}
     self.used: set[str] = set()
+    self.runs: set[tuple[str, bool, tuple[str, ...], tuple[str, ...]]] = set()
     self.collections = dict(collections or {})
     self.memory = dict(memory or {})
 
@@ -170,6 +173,7 @@ class Nets:
       if str(error).startswith("role "):
         raise
       raise ConfigError(f"role {role!r}: {error}") from error
+    self.runs.add((role, bool(train), tuple(rngs), tuple(sorted(changed))))
     if changed:
       self.collections[role] = {**self.collections.get(role, {}), **changed}
     return outputs

@@ -24,6 +24,7 @@ class Run:
     rows: the lines of metrics.jsonl, checked.
     evaluation: evaluation.json, {} while there is none.
     timing: timing.json, {} while there is none.
+    proofs: proofs.json, {} while there is none.
   """
 
   label: str
@@ -31,6 +32,7 @@ class Run:
   rows: list[dict[str, Any]]
   evaluation: dict[str, Any]
   timing: dict[str, Any]
+  proofs: dict[str, Any]
 
   def series(
     self, name: str, split: str, phase: str | None = None
@@ -201,6 +203,7 @@ def _read_run(label: str, seed: int, folder: pathlib.Path) -> Run:
     rows=_read_rows(folder / "metrics.jsonl"),
     evaluation=read_json(folder / "evaluation.json"),
     timing=read_json(folder / "timing.json"),
+    proofs=read_json(folder / "proofs.json"),
   )
 
 

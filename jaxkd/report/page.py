@@ -75,6 +75,15 @@ alt="{{ section.text }}">
 """
 
 
+PROOFS = {
+  "gradient": "no gradient to what an update does not train",
+  "evaluation": "frozen roles ran in evaluation mode",
+  "digest": "frozen roles unchanged, bit for bit",
+  "donation": "state updated in place",
+  "cost": "a step on one device",
+}
+
+
 def write(
   work: load.Workdir,
   plots: Sequence[style.Plot],
@@ -151,6 +160,34 @@ def control_rows(work: load.Workdir) -> list[dict[str, str]]:
   return rows
 
 
+def proof_rows(work: load.Workdir) -> list[dict[str, str]]:
+  """Returns a row a phase of a label: whether its proofs hold in all seeds."""
+  rows = []
+  for label in work.labels:
+    runs = work.of(label)
+    for phase in dict.fromkeys(name for run in runs for name in run.proofs):
+      found = {run.seed: _dict(run.proofs.get(phase)) for run in runs}
+      cells = {text: _verdict(found, name) for name, text in PROOFS.items()}
+      rows.append({"run": label, "phase": phase, **cells})
+  return rows
+
+
+def _verdict(found: Mapping[int, dict[str, Any]], name: str) -> str:
+  """What the seeds say of one proof: the first that does not hold, or all."""
+  proofs = {seed: _dict(of.get(name)) for seed, of in found.items()}
+  for seed, proof in proofs.items():
+    if proof.get("holds") is False:
+      return f"NO, seed {seed}: {proof.get('evidence')}"
+  if any(proof.get("holds") is True for proof in proofs.values()):
+    return "yes"
+  said = [str(of["evidence"]) for of in proofs.values() if "evidence" in of]
+  return said[0] if said else tables.NONE
+
+
+def _dict(value: Any) -> dict[str, Any]:
+  return value if isinstance(value, dict) else {}
+
+
 def _metrics(work: load.Workdir) -> dict[str, np.ndarray]:
   found = work.summary.get("metrics", {})
   items = found.items() if isinstance(found, dict) else ()
@@ -173,6 +210,14 @@ def _results(work: load.Workdir) -> Iterable[dict[str, Any]]:
 
 
 def _facts(work: load.Workdir) -> Iterable[dict[str, Any]]:
+  proofs = proof_rows(work)
+  if proofs:
+    yield _section(
+      "Proofs",
+      rows=proofs,
+      text="Of every phase that was trained here, over all seeds; "
+      "proofs.json of a run has the evidence.",
+    )
   params = work.summary.get("params")
   if isinstance(params, dict) and params:
     rows = [{"role": k, "parameters": _thousands(v)} for k, v in params.items()]

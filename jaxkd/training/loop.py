@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -24,7 +25,7 @@ from jaxkd.errors import ConfigError, RefusedInput
 from jaxkd.method import Method, Phase
 from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import initialise
-from jaxkd.training import checkpoint, files
+from jaxkd.training import checkpoint, files, proofs
 from jaxkd.training.feeds import (
   MAIN,
   check_batches,
@@ -44,6 +45,7 @@ from jaxkd.training.targets import cache_targets
 from jaxkd.training.workdir import Run
 
 Tree = Any
+logger = logging.getLogger("jaxkd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Trainer:
     self._variables = self._start()
     self._memory = jax.tree.map(jnp.copy, dict(self.method.memory))
     self._offset = 0
+    self._digests: dict[str, str] = {}
     self._on_device: list[Any] | None = None
     timing = files.read_json(self.run.timing, default={})
     for index, phase in enumerate(self.method.lasting_phases):
@@ -193,6 +196,8 @@ class Trainer:
     )
     self._memory = {**self._memory, **outcome["memory"]}
     self._offset += meta["steps"]
+    for role in trained:
+      self._digests.pop(role, None)
     return timing
 
   def _begin(self, phase: Phase) -> None:
@@ -243,12 +248,8 @@ class Trainer:
     stage = self.run.stages / name
     began = time.monotonic()
     self._begin(phase)
-    given = frozen(
-      self.method,
-      phase,
-      self._variables,
-      used=self._usage.roles[phase.name],
-    )
+    used = self._usage.roles[phase.name]
+    given = frozen(self.method, phase, self._variables, used=used)
     given = self.placement.put(given)
     found = picked(
       phase,
@@ -285,9 +286,11 @@ class Trainer:
     shared = self._shared(work)
     work.key = shared and shared.folder.name
     preparation = time.monotonic() - began
+    before = proofs.digests(given, self._digests)
     while not (shared and shared.exists()):
       trained = yield work
       if trained is not None:
+        self._prove(work, before)
         checkpoint.save_tree(
           stage, trained.outcome, meta={"phase": phase.name, "steps": steps}
         )
@@ -296,6 +299,17 @@ class Trainer:
         return {**trained.timing, "preparation_seconds": round(preparation, 3)}
     shared.take(stage)
     return {"source": "shared by another method"}
+
+  def _prove(self, work: PhaseRun, before: Mapping[str, str]) -> None:
+    """Records what is known of a phase that has been trained."""
+    name, after = work.phase.name, proofs.digests(work.frozen)
+    self._digests |= after
+    watch = self.programs.watches[name]
+    found = proofs.collect(watch, work.program.step, before, after)
+    proofs.record(self.run.proofs, name, found)
+    for proof, result in found.items():
+      if result.holds is False:
+        logger.warning("phase %s: %s: %s", name, proof, result.evidence)
 
   def _first(self, phase: Phase) -> tuple[State, Best | None]:
     return first(
@@ -318,6 +332,7 @@ class Trainer:
       source,
       batch_size=self.settings.target_batch_size,
       placement=self.placement,
+      watch=self.programs.watches[phase.name],
     )
 
   def _shared(self, work: PhaseRun) -> Shared | None:
@@ -353,6 +368,7 @@ class Trainer:
         validation_batch=next(iter(self._validation_batches())),
         steps_per_epoch=epoch,
         placement=self.placement,
+        watch=self.programs.watches[phase.name],
       )
     return programs[phase.name]
 

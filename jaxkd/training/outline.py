@@ -27,6 +27,7 @@ from jaxkd.parallel import Placement, held
 from jaxkd.training.feeds import MAIN, check_batches, feeds, stays
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Program, Programs, build
+from jaxkd.training.proofs import Watch
 from jaxkd.training.state import Best, State, first, frozen
 from jaxkd.training.targets import make_targets
 
@@ -41,6 +42,7 @@ class Outline:
     phase: the phase.
     steps: its length.
     program: its functions, lowered.
+    watch: what tracing them showed.
     state: what the step changes.
     best: the best snapshot; None without validation.
     frozen: parameters and collections by role that the step only reads.
@@ -51,6 +53,7 @@ class Outline:
   phase: Phase
   steps: int
   program: Program
+  watch: Watch
   state: State
   best: Best | None
   frozen: Mapping[str, Mapping[str, Tree]]
@@ -148,7 +151,8 @@ class Outliner:
         memory,
       )
     )
-    batch = self._batch(phase, given, streams)
+    watch = Watch()
+    batch = self._batch(phase, given, streams, watch)
     validation, held_bytes = self._validation()
     program = build(
       self.method,
@@ -160,11 +164,13 @@ class Outliner:
       validation_batch=validation,
       steps_per_epoch=epoch,
       placement=self.placement,
+      watch=watch,
     )
     return Outline(
       phase=phase,
       steps=min(steps, self.settings.max_steps or steps),
       program=program,
+      watch=watch,
       state=state,
       best=best,
       frozen=given,
@@ -173,14 +179,14 @@ class Outliner:
     )
 
   def _batch(
-    self, phase: Phase, given: Tree, streams: Mapping[str, Feed]
+    self, phase: Phase, given: Tree, streams: Mapping[str, Feed], watch: Watch
   ) -> dict[str, jax.ShapeDtypeStruct]:
     """What a step is given of all streams together."""
-    batch = {}
+    batch, targets = {}, make_targets(self.method, phase, watch)
     for name, feed in streams.items():
       rows = jax.eval_shape(dict, feed.batch(0))
       if phase.targets and self.settings.cache_targets:
-        rows |= jax.eval_shape(make_targets(self.method, phase), given, rows)
+        rows |= jax.eval_shape(targets, given, rows)
       start = "" if name == MAIN else f"{name}/"
       batch |= {start + entry: value for entry, value in rows.items()}
     return self.placement.put_batch(batch)

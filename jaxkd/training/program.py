@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import time
@@ -16,6 +17,7 @@ from jaxkd.method import Method, Phase
 from jaxkd.parallel import Placement
 from jaxkd.roles import Nets, Usage, usage
 from jaxkd.training.feeds import examples
+from jaxkd.training.proofs import Watch
 from jaxkd.training.state import Best, State
 from jaxkd.training.step import Metrics, make_step
 
@@ -135,6 +137,11 @@ class Compiled:
     return self._executable
 
   @property
+  def compiled(self) -> bool:
+    """Whether it has been compiled."""
+    return self._executable is not None
+
+  @property
   def footprint(self) -> Footprint | None:
     """Its bytes on one device; None where the backend does not say."""
     found = self.executable.memory_analysis()
@@ -200,11 +207,15 @@ class Programs:
     method: the method.
     phases: programs by phase.
     host: compiled functions of host functions.
+    watches: what tracing showed, by phase.
   """
 
   method: Method
   phases: dict[str, Program] = dataclasses.field(default_factory=dict)
   host: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+  watches: dict[str, Watch] = dataclasses.field(
+    default_factory=lambda: collections.defaultdict(Watch)
+  )
   _usage: Usage | None = None
 
   def usage(self, splits: Splits, batch_size: int) -> Usage:
@@ -226,6 +237,7 @@ def build(
   validation_batch: Mapping[str, Array],
   steps_per_epoch: int,
   placement: Placement,
+  watch: Watch,
 ) -> Program:
   """Lowers the functions of a phase; they compile when first called.
 
@@ -239,12 +251,13 @@ def build(
     validation_batch: a validation batch, placed.
     steps_per_epoch: how many steps make an epoch.
     placement: where results are placed.
+    watch: notes what tracing the step shows.
 
   Returns:
     The program.
   """
   step = jax.jit(
-    make_step(method, phase, steps_per_epoch=steps_per_epoch),
+    make_step(method, phase, steps_per_epoch=steps_per_epoch, watch=watch),
     donate_argnums=0,
     out_shardings=(placement.of(state), placement.replicated),
   ).lower(state, frozen, batch)

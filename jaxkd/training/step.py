@@ -7,6 +7,7 @@ donated.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxkd.method import (
 )
 from jaxkd.params import merge_params, split_params
 from jaxkd.roles import Nets, key_of, with_targets
+from jaxkd.training.proofs import Watch
 from jaxkd.training.state import State
 
 Array = jax.Array
@@ -32,7 +34,11 @@ Metrics = dict[str, Any]
 
 
 def make_step(
-  method: Method, phase: Phase, *, steps_per_epoch: int
+  method: Method,
+  phase: Phase,
+  *,
+  steps_per_epoch: int,
+  watch: Watch | None = None,
 ) -> Callable[[State, Frozen, Batch], tuple[State, Metrics]]:
   """Builds the pure step function of a phase.
 
@@ -40,21 +46,25 @@ def make_step(
     method: the method.
     phase: one of its phases.
     steps_per_epoch: how many steps make an epoch.
+    watch: notes what tracing the step shows, see `proofs`.
 
   Returns:
     The step function. Metrics are (sum, weight) pairs, and the flag `finite`
     of this step.
   """
+  watch = watch or Watch()
 
   def step(state: State, frozen: Frozen, batch: Batch):
     now = Step(index=state.step, epoch=state.step // steps_per_epoch)
     nets = Nets(method.roles, frozen["params"], frozen["collections"])
     batch = with_targets(phase, nets, batch)
+    watch.saw(nets)
     metrics: Metrics = {}
     finite = jnp.bool_(True)
     new = state
     for update in phase.updates:
-      new, reported, fine = _apply(method, update, new, frozen, batch, now)
+      apply = functools.partial(_update, method, update, watch)
+      new, reported, fine = _apply(apply, update, new, frozen, batch, now)
       repeated = set(reported) & set(metrics)
       if repeated:
         raise ConfigError(
@@ -83,7 +93,7 @@ def _guarded(old: State, new: State, finite: Array) -> State:
 
 
 def _apply(
-  method: Method,
+  apply: Callable[..., tuple[State, Metrics, Array]],
   update: Update,
   state: State,
   frozen: Frozen,
@@ -93,7 +103,7 @@ def _apply(
   """Makes one update, if it is due at this step."""
 
   def due(state):
-    return _update(method, update, state, frozen, batch, now)
+    return apply(state, frozen, batch, now)
 
   if update.every == 1:
     return due(state)
@@ -106,13 +116,14 @@ def _apply(
   return jax.lax.cond(now.index % update.every == 0, due, skipped, state)
 
 
-def _update(method, update, state, frozen, batch, now):
+def _update(method, update, watch, state, frozen, batch, now):
   trained, rest = split_params(state.params, update.trainable)
+  fixed = merge_params(rest, frozen["params"])
   training = update.trains(tuple(state.params))
   rng = key_of(jax.random.fold_in(state.rng, now.index), update.name)
 
-  def objective(trained, collections, memory, batch, part):
-    params = merge_params(merge_params(trained, rest), frozen["params"])
+  def objective(trained, fixed, collections, memory, batch, part):
+    params = merge_params(trained, watch.untrained(fixed))
     nets = Nets(
       method.roles,
       params,
@@ -122,6 +133,7 @@ def _update(method, update, state, frozen, batch, now):
       memory=memory,
     )
     loss = update.loss(nets, batch, now)
+    watch.saw(nets)
     changed = {role: nets.collections[role] for role in collections}
     memory = {**memory, **loss.memory}
     return loss.total, (loss.weight, dict(loss.metrics), changed, memory)
@@ -131,7 +143,9 @@ def _update(method, update, state, frozen, batch, now):
   totals = None
   # Micro-batches are unrolled: a convolution inside lax.scan is slow on CPU.
   for part, micro in enumerate(_split(batch, update.accumulate)):
-    (total, aux), grads = gradient(trained, collections, memory, micro, part)
+    (total, aux), grads = gradient(
+      trained, fixed, collections, memory, micro, part
+    )
     weight, metrics, collections, memory = aux
     sums = (total, weight, grads, metrics)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)

@@ -18,18 +18,20 @@ from jaxkd.data.source import ArraySource
 from jaxkd.method import Batch, Method, Phase
 from jaxkd.parallel import Placement
 from jaxkd.roles import Nets
+from jaxkd.training.proofs import Watch
 
 Frozen = Mapping[str, Mapping[str, Any]]
 
 
 def make_targets(
-  method: Method, phase: Phase
+  method: Method, phase: Phase, watch: Watch
 ) -> Callable[[Frozen, Batch], dict[str, Any]]:
   """Builds the function that computes the targets of one batch.
 
   Args:
     method: the method.
     phase: one of its phases, with targets.
+    watch: notes what tracing the function shows.
 
   Returns:
     `(frozen, batch) -> targets`, [B, ...] by name.
@@ -37,7 +39,9 @@ def make_targets(
 
   def compute(frozen: Frozen, batch: Batch) -> dict[str, Any]:
     nets = Nets(method.roles, frozen["params"], frozen["collections"])
-    return {name: fn(nets, batch) for name, fn in phase.targets.items()}
+    targets = {name: fn(nets, batch) for name, fn in phase.targets.items()}
+    watch.saw(nets)
+    return targets
 
   return compute
 
@@ -50,6 +54,7 @@ def cache_targets(
   *,
   batch_size: int,
   placement: Placement,
+  watch: Watch | None = None,
 ) -> ArraySource:
   """Computes the targets of every example.
 
@@ -60,11 +65,12 @@ def cache_targets(
     source: N examples.
     batch_size: examples in a batch; small ones keep what is inside small.
     placement: on which devices.
+    watch: notes what tracing the targets shows.
 
   Returns:
     The source with an entry [N, ...] for each target, in host memory.
   """
-  compute = jax.jit(make_targets(method, phase))
+  compute = jax.jit(make_targets(method, phase, watch or Watch()))
   parts = [
     jax.device_get(compute(frozen, placement.put_batch(batch)))
     for batch in pipeline.batches(source, batch_size)

@@ -191,6 +191,11 @@ class Run:
     return self.root / "timing.json"
 
   @property
+  def proofs(self) -> Path:
+    """What is known of every phase's step, see `training.proofs`."""
+    return self.root / "proofs.json"
+
+  @property
   def evaluation(self) -> Path:
     """Results on the test split."""
     return self.root / "evaluation.json"

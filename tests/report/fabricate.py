@@ -64,7 +64,17 @@ def run(folder, label, seed, lift, teachers, phase):
     result["teacher"] = evaluated(rng, 0.9)
   write_json(place / "evaluation.json", result)
   write_json(place / "timing.json", {"compile_seconds": 2.5, "distil": 7.1})
+  write_json(place / "proofs.json", {phase: proofs(phase)})
   return result
+
+
+def proofs(name):
+  """Returns the proofs of a phase; the last one has a name for evidence."""
+  return {
+    "gradient": {"holds": True, "evidence": "every leaf is trained"},
+    "donation": {"holds": True, "evidence": "68 of 68 bytes"},
+    "cost": {"holds": None, "evidence": f"1 FLOPs of {name}"},
+  }
 
 
 def phase_lines(phase, start, rng, terms, lift):

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from jaxkd import report
+from jaxkd.report import load, page
 from tests.report import fabricate
 
 pytestmark = pytest.mark.usefixtures("unpainted")
@@ -106,3 +107,24 @@ def test_every_figure_has_words_with_its_numbers(workdir):
   texts = [v for tag, name, v in found.attributes if name == "alt"]
   assert len(texts) == 6
   assert all(any(c.isdigit() for c in text) for text in texts)
+
+
+def test_proofs_stand_in_one_table_and_a_failed_one_is_named(workdir):
+  right = load.read(workdir)
+  rows = page.proof_rows(right)
+  assert [(row["run"], row["phase"]) for row in rows] == [
+    (label, "distil") for label in right.labels
+  ]
+  row = rows[0]
+  assert row[page.PROOFS["gradient"]] == "yes"
+  assert row[page.PROOFS["donation"]] == "yes"
+  assert row[page.PROOFS["digest"]] == "-"
+  assert row[page.PROOFS["cost"]] == "1 FLOPs of distil"
+  path = workdir / "runs" / "main" / "seed_1" / "proofs.json"
+  changed = {"holds": False, "evidence": "teacher changed"}
+  fabricate.write_json(path, {"distil": {"digest": changed}, "odd": 3})
+  rows = page.proof_rows(load.read(workdir))
+  assert rows[0][page.PROOFS["digest"]] == "NO, seed 1: teacher changed"
+  assert rows[1]["phase"] == "odd"
+  shown = report.build(workdir)["page"].read_text()
+  assert "NO, seed 1: teacher changed" in shown
