@@ -30,6 +30,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.experiment import Experiment
 from jaxkd.parallel import Mesh, held
 from jaxkd.parallel.collectives import Collective, collectives
+from jaxkd.training.ideal import Ideal, ideal
 from jaxkd.training.outline import Outline, Outliner
 
 MOST = 3  # parts that advice is given on
@@ -66,6 +67,7 @@ class PhasePlan:
     parts: bytes on one device.
     reported: the step's peak as the compiler reports it; None if it does not.
     flops: of a step on one device; what a loop runs counts once.
+    ideal: what its networks take alone, see `training.ideal`.
     collectives: what the step sends between devices.
     device_memory: bytes that a device has; None if unknown.
     advice: what would help against the biggest parts, if it does not fit.
@@ -77,6 +79,7 @@ class PhasePlan:
   parts: tuple[Part, ...]
   reported: int | None
   flops: float
+  ideal: Ideal
   collectives: tuple[Collective, ...]
   device_memory: int | None
   advice: tuple[str, ...]
@@ -104,6 +107,8 @@ class PhasePlan:
       **dataclasses.asdict(self),
       "step_peak": self.step_peak,
       "peak": self.peak,
+      "flops_ratio": self.flops_ratio,
+      "temporaries_ratio": self.temporaries_ratio,
       "fits": self.fits,
     }
 
@@ -121,6 +126,11 @@ class PhasePlan:
         f"{size_text(self.reported)}"
       )
     lines.append(f"  {self.flops:,.0f} FLOPs a step on a device")
+    for ratio, what in (
+      (self.flops_ratio, "the FLOPs of its networks alone"),
+      (self.temporaries_ratio, "the temporaries of the largest of them alone"),
+    ):
+      lines += [f"  {ratio:.2f} x {what}"] if ratio is not None else []
     for one in self.collectives:
       loop = ", in a loop" if one.in_loop else ""
       lines.append(
@@ -133,6 +143,19 @@ class PhasePlan:
       verb = "fits" if self.fits else "DOES NOT FIT"
       lines.append(f"  {verb} in {size_text(self.device_memory)}")
     return "\n".join([*lines, *(f"    {line}" for line in self.advice)])
+
+  @property
+  def flops_ratio(self) -> float | None:
+    """FLOPs of the step by those of its networks alone."""
+    return self.flops / self.ideal.flops if self.ideal.flops else None
+
+  @property
+  def temporaries_ratio(self) -> float | None:
+    """Temporaries of the step by those of the network that needs most."""
+    if not self.ideal.temporaries:
+      return None
+    kinds = {part.kind: part.bytes for part in self.parts}
+    return kinds.get("temporaries", 0) / self.ideal.temporaries
 
 
 def plan(
@@ -163,11 +186,16 @@ def plan(
       placement=experiment.placement,
     )
     for outline in outliner.outlines():
-      yield _planned(label, outline, mesh, device_memory)
+      alone = ideal(method, outline, experiment.placement)
+      yield _planned(label, outline, alone, mesh, device_memory)
 
 
 def _planned(
-  label: str, outline: Outline, mesh: Mesh, device_memory: int | None
+  label: str,
+  outline: Outline,
+  alone: Ideal,
+  mesh: Mesh,
+  device_memory: int | None,
 ) -> PhasePlan:
   step = outline.program.step
   footprint = step.footprint
@@ -178,6 +206,7 @@ def _planned(
     parts=tuple(part for part in _parts(outline) if part.bytes),
     reported=footprint and footprint.peak,
     flops=step.flops,
+    ideal=alone,
     collectives=collectives(step.executable.as_text()),
     device_memory=device_memory,
     advice=(),

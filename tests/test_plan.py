@@ -12,6 +12,7 @@ import pytest
 from jaxkd import cli, plan
 from jaxkd.errors import ConfigError
 from jaxkd.experiment import Experiment
+from jaxkd.method import label_loss
 from jaxkd.parallel import Mesh
 from tests.methods import toys
 
@@ -40,9 +41,10 @@ class Task:
     return toys.splits()
 
 
-def planned(method, **options):
+def planned(method, batch_size=8, **options):
   """The plans of a method on the toys by phase."""
-  experiment = Experiment(method=method, task=Task())
+  task = Task(batch_size=batch_size)
+  experiment = Experiment(method=method, task=task)
   return {p.phase: p for p in plan.plan(experiment, **options)}
 
 
@@ -97,9 +99,38 @@ def test_frozen_roles_are_told_from_trained_ones():
 
 
 def imitate(nets, batch, step):
-  loss = toys.label(nets, batch, step)
-  gap = nets.teacher(batch).logits - nets.student(batch).logits
+  """Labels, and the distance to a teacher that is run live."""
+  del step
+  logits = nets.student(batch).logits
+  loss, gap = label_loss(logits, batch), nets.teacher(batch).logits - logits
   return dataclasses.replace(loss, total=loss.total + (gap**2).sum())
+
+
+def again(nets, batch, step):
+  """Runs both networks a second time, on other images."""
+  mirrored = {**batch, "image": -batch["image"]}
+  first, second = imitate(nets, batch, step), imitate(nets, mirrored, step)
+  return dataclasses.replace(first, total=first.total + second.total)
+
+
+def test_a_step_is_held_against_its_networks_alone():
+  roles = {"student": toys.mlp(64, 64, 4), "teacher": toys.mlp(64, 64, 4)}
+  right, wrong = (
+    planned(
+      toys.Toy(networks=roles, updates=(toys.update(loss=loss),)),
+      batch_size=512,
+    )["toy"]
+    for loss in (imitate, again)
+  )
+  products = 2 * 512 * (12 * 64 + 64 * 64 + 64 * 4)
+  # Forward twice; back, but not to the images.
+  least = 4 * products - 2 * 512 * 12 * 64
+  assert right.ideal == wrong.ideal
+  assert right.ideal.flops == pytest.approx(least, rel=0.1)
+  assert 0.95 < right.flops_ratio < 1.1
+  assert 1.9 < wrong.flops_ratio / right.flops_ratio < 2.1
+  assert right.temporaries_ratio > 0
+  assert f"{wrong.flops_ratio:.2f} x the FLOPs of its" in wrong.text()
 
 
 def test_what_does_not_fit_is_named_with_what_would_help():

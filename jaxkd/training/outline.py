@@ -24,6 +24,7 @@ from jaxkd.data.pipeline import Feed
 from jaxkd.data.source import Splits
 from jaxkd.method import Batch, Method, Phase
 from jaxkd.parallel import Placement, held
+from jaxkd.roles import Usage
 from jaxkd.training.feeds import MAIN, check_batches, feeds, stays
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Program, Programs, build
@@ -42,7 +43,8 @@ class Outline:
     phase: the phase.
     steps: its length.
     program: its functions, lowered.
-    watch: what tracing them showed.
+    watch: what tracing the step showed.
+    inputs: shapes of the batch entries that each role is given.
     state: what the step changes.
     best: the best snapshot; None without validation.
     frozen: parameters and collections by role that the step only reads.
@@ -54,6 +56,7 @@ class Outline:
   steps: int
   program: Program
   watch: Watch
+  inputs: Mapping[str, Batch]
   state: State
   best: Best | None
   frozen: Mapping[str, Mapping[str, Tree]]
@@ -125,17 +128,18 @@ class Outliner:
       lambda: jax.tree.map(jnp.copy, dict(self.method.memory))
     )
     for phase in self.method.lasting_phases:
-      yield self._outline(phase, variables, memory, used.roles[phase.name])
+      yield self._outline(phase, variables, memory, used)
 
   def _outline(
     self,
     phase: Phase,
     variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
     memory: Mapping[str, Tree],
-    used: tuple[str, ...],
+    used: Usage,
   ) -> Outline:
-    key = jax.random.key(0)
-    given = frozen(self.method, phase, variables, used=used)
+    key, watch = jax.random.key(0), Watch()
+    run = used.roles[phase.name]
+    given = frozen(self.method, phase, variables, used=run)
     given = self.placement.put(given)
     streams = feeds(phase, self.splits, self.batch_size, key)
     main = streams[MAIN]
@@ -151,8 +155,7 @@ class Outliner:
         memory,
       )
     )
-    watch = Watch()
-    batch = self._batch(phase, given, streams, watch)
+    batch = self._batch(phase, given, streams)
     validation, held_bytes = self._validation()
     program = build(
       self.method,
@@ -171,6 +174,7 @@ class Outliner:
       steps=min(steps, self.settings.max_steps or steps),
       program=program,
       watch=watch,
+      inputs=used.inputs,
       state=state,
       best=best,
       frozen=given,
@@ -179,10 +183,10 @@ class Outliner:
     )
 
   def _batch(
-    self, phase: Phase, given: Tree, streams: Mapping[str, Feed], watch: Watch
+    self, phase: Phase, given: Tree, streams: Mapping[str, Feed]
   ) -> dict[str, jax.ShapeDtypeStruct]:
     """What a step is given of all streams together."""
-    batch, targets = {}, make_targets(self.method, phase, watch)
+    batch, targets = {}, make_targets(self.method, phase, Watch())
     for name, feed in streams.items():
       rows = jax.eval_shape(dict, feed.batch(0))
       if phase.targets and self.settings.cache_targets:
