@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from jaxkd.commands import common, exporting, looking, running
+from jaxkd.commands import caching, common, exporting, looking, running
 from jaxkd.errors import JaxkdError
 
 EPILOG = """exit codes: 0 done, 2 wrong config, 3 refused input, 4 not finite,
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
   _add_running(verb)
+  _add_caching(verb)
   _add_looking(verb)
   _add_exporting(verb)
   verb("doctor", looking.doctor, "describe this installation, to be pasted")
@@ -102,6 +103,58 @@ def _population(made: argparse._ActionsContainer) -> None:
     "--population",
     action="store_true",
     help="train runs that differ in seeds and numbers side by side",
+  )
+
+
+def _add_caching(verb: Verb) -> None:
+  """Adds the verb that runs a teacher once for all runs to come."""
+  cache = verb(
+    "cache-targets",
+    caching.cache_targets,
+    "write a frozen teacher's outputs, for runs with Settings.targets",
+  )
+  cache.add_argument("experiment", metavar="EXPERIMENT.gin")
+  cache.add_argument(
+    "--to", required=True, metavar="FOLDER", help="other targets in it stay"
+  )
+  _overrides(cache)
+  cache.add_argument("--seeds", metavar="0,1,2", help="in place of the file's")
+  cache.add_argument("--role", default="teacher", help="whose (teacher)")
+  cache.add_argument(
+    "--split",
+    action="append",
+    help="of which examples (train); may be repeated",
+  )
+  cache.add_argument(
+    "--k", type=int, help="keep the k most probable classes (all logits)"
+  )
+  cache.add_argument(
+    "--bits",
+    type=int,
+    help="of each log-probability (8, fewer where 128 classes would take more "
+    "than 300 bytes)",
+  )
+  cache.add_argument(
+    "--tap",
+    action="append",
+    default=[],
+    metavar="PATH",
+    help="also the output of a submodule; may be repeated",
+  )
+  cache.add_argument(
+    "--where",
+    default="",
+    metavar="ENTRY",
+    help="leave out positions where this batch entry is 0, such as token_mask",
+  )
+  cache.add_argument(
+    "--temperatures",
+    default="1",
+    metavar="1,4",
+    help="at which the error of top-k is measured (1)",
+  )
+  cache.add_argument(
+    "--shard-mib", type=float, default=64.0, help="size of a file (64)"
   )
 
 

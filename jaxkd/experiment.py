@@ -24,6 +24,7 @@ from jaxkd.training.environment import environment
 from jaxkd.training.phase import Settings, Stop
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
+from jaxkd.training.target_files.folder import open_targets
 from jaxkd.training.workdir import Workdir
 
 logger = logging.getLogger("jaxkd")
@@ -91,7 +92,8 @@ class Experiment:
   def identity(self) -> dict[str, Any]:
     """What a workdir belongs to: all but the seeds and the table's metric.
 
-    Of weights that are loaded, the fingerprints too.
+    Of weights that are loaded, the fingerprints too; of cached targets, what
+    they show.
     """
     described = {
       field.name: identity.describe(getattr(self, field.name))
@@ -104,7 +106,9 @@ class Experiment:
       for role, network in method.roles.items()
       if network.weights is not None
     }
-    return {**described, "weights": loaded} if loaded else described
+    described |= {"weights": loaded} if loaded else {}
+    targets = open_targets(self.settings.targets)
+    return {**described, "targets": targets.shows} if targets else described
 
 
 def fit(
@@ -199,7 +203,8 @@ def opened(
     The runs, and where they are.
   """
   described = experiment.identity
-  runs = Runs(experiment, **options)
+  targets = open_targets(experiment.settings.targets)
+  runs = Runs(experiment, targets=targets, **options)
   runs.check()
   with Workdir.open(
     workdir,

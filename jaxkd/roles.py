@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxkd.errors import ConfigError, did_you_mean
-from jaxkd.method import Batch, Method, Phase, Step, part
+from jaxkd.method import Batch, Method, Phase, Step
 from jaxkd.network import Edit, Network, Outputs
+from jaxkd.targets import NO_ANSWERS, Answers, Served, with_targets
 
 Array = jax.Array
 Tree = Any
@@ -51,8 +52,10 @@ class Nets:
     training: Sequence[str] = (),
     rng: Array | None = None,
     memory: Mapping[str, Tree] | None = None,
+    answers: Answers = NO_ANSWERS,
   ):
     self._roles = roles
+    self._answers = answers
     self._params = params
     self._training = frozenset(training)
     self._rng = rng
@@ -84,6 +87,7 @@ class Nets:
 
   def params(self, role: str) -> Tree:
     """The parameters of a role that has been run."""
+    self._answers.refuse_parameters(role)
     return self._params[role]
 
   def replaced(
@@ -100,6 +104,7 @@ class Nets:
     other = copy.copy(self)
     other._rng = self._rng if rng is None else rng
     other._params = {**self._params, **params}
+    other._answers = self._answers.without(params)
     other._calls = dict(self._calls)
     other.collections = dict(self.collections)
     return other
@@ -151,6 +156,9 @@ class Nets:
     train: bool | None = None,
   ) -> Outputs:
     """Runs a role; see `Network.apply` for the arguments."""
+    if role in self._answers:
+      asked = {"taps": taps, "edits": edits, "method": method, "train": train}
+      return self._answers.run(role, batch, **asked)
     train = role in self._training if train is None else train
     self.used.add(role)
     rngs = {}
@@ -196,6 +204,18 @@ class _LazyNets(Nets):
     """Shapes stay."""
     return self
 
+  def _run(self, role, batch, **asked):
+    """What is answered is traced too, for its shapes and its inputs."""
+    answers = self._answers
+    if role not in answers:
+      return super()._run(role, batch, **asked)
+    answers.check(role, batch, **asked)
+    served, used = answers.served[role], set(self.used)
+    self._answers = NO_ANSWERS
+    found = super()._run(role, batch, taps=served.taps)
+    self._answers, self.used = answers, used
+    return served.of(found)
+
   def _variables(self, role, batch):
     if role not in self._params:
       network = self._roles[role]
@@ -216,16 +236,21 @@ class Usage:
   Attributes:
     inputs: shapes of the batch entries that each role is given.
     roles: the roles that each phase runs, by its name.
+    answered: whose outputs it reads instead, and of which stream (`targets`).
     outputs: shapes of what each predictor gives, by its name.
   """
 
   inputs: Mapping[str, Batch]
   roles: Mapping[str, tuple[str, ...]]
+  answered: Mapping[str, frozenset[tuple[str, str]]]
   outputs: Mapping[str, Outputs]
 
 
 def usage(
-  method: Method, batch: Batch, phases: Mapping[str, Batch] | None = None
+  method: Method,
+  batch: Batch,
+  phases: Mapping[str, Batch] | None = None,
+  served: Mapping[str, Served] | None = None,
 ) -> Usage:
   """Traces all losses to see what each role is given; runs nothing.
 
@@ -236,8 +261,8 @@ def usage(
     method: the method.
     batch: what predictors and validations are given, arrays or
       `jax.ShapeDtypeStruct`s.
-    phases: what the updates of a phase are given, by its name; `batch` if not
-      there.
+    phases: what updates are given, by phase; `batch` if it is not there.
+    served: the roles whose outputs the batches of phases hold.
 
   Returns:
     Inputs by role, roles by phase, outputs by predictor.
@@ -249,14 +274,17 @@ def usage(
   roles = method.roles
   inputs: dict[str, Batch] = {}
   by_phase: dict[str, tuple[str, ...]] = {}
+  answered: dict[str, frozenset[tuple[str, str]]] = {}
   names: list[str] = []
 
   def trace(batch, phases):
     nets = _LazyNets(roles, jax.random.key(0), method.memory)
     for phase in method.lasting_phases:
       nets.used = set()
-      _trace_phase(phase, nets, phases.get(phase.name, batch), batch)
+      answers = Answers(served or {}, phases.get(phase.name, batch))
+      _trace_phase(phase, nets, answers, batch)
       by_phase[phase.name] = tuple(r for r in roles if r in nets.used)
+      answered[phase.name] = frozenset(answers.asked)
     outputs = method.outputs(nets, batch)
     names.extend(outputs)
     method.measure(nets, batch)
@@ -276,43 +304,21 @@ def usage(
   unused = [role for role in roles if role not in inputs]
   if unused:
     raise ConfigError(f"role {unused[0]!r} is used by no loss or prediction")
-  return Usage(
-    inputs=inputs,
-    roles=by_phase,
-    outputs=dict(zip(names, outputs, strict=True)),
-  )
+  found = dict(zip(names, outputs, strict=True))
+  return Usage(inputs, by_phase, answered, found)
 
 
 def _trace_phase(
-  phase: Phase, nets: Nets, batch: Batch, validation: Batch
+  phase: Phase, nets: _LazyNets, answers: Answers, validation: Batch
 ) -> None:
   start = Step(index=jnp.int32(0), epoch=jnp.int32(0))
-  full = with_targets(phase, nets, batch)
+  nets._answers = answers
+  full = with_targets(phase, nets, answers.batch)
   for update in phase.updates:
     update.loss(nets, full, start)
+  nets._answers = NO_ANSWERS
   if phase.validate:
     phase.validate(nets, validation)
-
-
-def with_targets(phase: Phase, nets: Nets, batch: Batch) -> Batch:
-  """Adds the phase's targets to what a batch holds of every stream.
-
-  Args:
-    phase: the phase.
-    nets: the roles.
-    batch: a step's batch; targets that it holds already are left as they are.
-
-  Returns:
-    The batch with all targets.
-  """
-  full = dict(batch)
-  for stream in ("", *phase.beside):
-    seen = part(batch, stream) if stream else batch
-    start = f"{stream}/" if stream else ""
-    for name, target in phase.targets.items():
-      if start + name not in full:
-        full[start + name] = jax.lax.stop_gradient(target(nets, seen))
-  return full
 
 
 def initialise(

@@ -23,6 +23,7 @@ from jaxkd.training.predictor import Predictor
 from jaxkd.training.program import Programs
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
+from jaxkd.training.target_files.folder import TargetFolder
 from jaxkd.training.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Runs:
     self,
     experiment: Experiment,
     *,
+    targets: TargetFolder | None = None,
     store: Path | None = None,
     show: Callable[..., Progress] = make_progress,
     stop: Stop | None = None,
@@ -47,6 +49,7 @@ class Runs:
 
     Args:
       experiment: what is run.
+      targets: what frozen roles showed, of roles that are not run.
       store: folder of finished phases that several experiments share.
       show: makes the progress of a phase.
       stop: what asks for a stop.
@@ -75,8 +78,10 @@ class Runs:
       )
       for label, method in experiment.methods.items()
     }
+    self.targets = targets
     self._programs = {
-      label: Programs(method) for label, method in experiment.methods.items()
+      label: Programs.answered(method, targets)
+      for label, method in experiment.methods.items()
     }
 
   @property
@@ -90,6 +95,7 @@ class Runs:
 
     Raises:
       ConfigError: paths, batch entries or sizes do not fit.
+      RefusedInput: targets are asked for that are not in their folder.
     """
     mesh = self._experiment.mesh
     mesh.check_batch(self._experiment.task.batch_size)
@@ -105,6 +111,10 @@ class Runs:
       except ConfigError as error:
         name = type(programs.method).__name__
         raise ConfigError(f"{name}: {error}") from error
+    if self.targets is not None:
+      seeds = {seed: experiment.task.splits(seed) for seed in experiment.seeds}
+      size = experiment.task.batch_size
+      self.targets.check(self._programs.values(), seeds, size)
 
   def metrics(
     self, evaluation: Callable[[str, int], dict[str, Any]]
@@ -247,8 +257,15 @@ def train_together(
     With `skip` an error of every experiment that has one, by position.
 
   Raises:
+    ConfigError: an experiment reads cached targets.
     NonFinite: a run was not finite; the others are trained.
   """
+  for runs, _ in many:
+    if runs.targets is not None:
+      raise ConfigError(
+        f"runs side by side with the targets in {runs.targets.folder}: expected "
+        "Settings.targets=None, or runs one after the other (no --population)"
+      )
   wanted = {
     f"{n}/{label}/{seed}": (n, label, seed)
     for n, (runs, workdir) in enumerate(many)

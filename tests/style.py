@@ -55,7 +55,8 @@ ARROWS = {
   "params": {"errors"},
   "teachers": {"network", "nets", "losses", "adapters", "errors", "extras"},
   "method": {"network", "losses", "params", "errors"},
-  "roles": {"method", "network", "errors"},
+  "targets": {"losses", "method", "network", "errors"},
+  "roles": {"method", "network", "targets", "errors"},
   "schedules": {"errors"},
   "terms": {"losses", "method", "network", "roles", "schedules", "errors"},
   "methods": {
@@ -78,6 +79,8 @@ ARROWS = {
     "params",
     "network",
     "roles",
+    "targets",
+    "losses",
     "parallel",
     "teachers",
     "data",

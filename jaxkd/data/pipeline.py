@@ -161,13 +161,18 @@ def batches(source: ArraySource, batch_size: int) -> Iterator[Batch]:
 
 
 def fingerprint(source: ArraySource) -> str:
-  """Returns the sha256, in hex, of all names, dtypes, shapes and bytes."""
+  """Returns the sha256, in hex, of all names, dtypes, shapes and bytes.
+
+  Of entries that lie beside the source, their own fingerprints.
+  """
   digest = hashlib.sha256()
   for kind, arrays in (("array", source.arrays), ("table", source.tables)):
     for name, array in sorted(arrays.items()):
       header = (kind, name, array.dtype.name, array.dtype.str, array.shape)
       digest.update(repr(header).encode())
       digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  for beside in source.beside:
+    digest.update(beside.fingerprint.encode())
   return digest.hexdigest()
 
 

@@ -12,6 +12,31 @@ from jaxkd.errors import ConfigError
 Decode = Callable[[np.ndarray], np.ndarray]
 
 
+class Beside(Protocol):
+  """Further entries, which lie elsewhere under the examples' numbers.
+
+  Attributes:
+    fingerprint: a digest of all of them.
+  """
+
+  fingerprint: str
+
+  def take(
+    self, examples: np.ndarray, augmentations: np.ndarray | None
+  ) -> Mapping[str, np.ndarray]:
+    """Gathers entries.
+
+    Args:
+      examples: example numbers, [B].
+      augmentations: what was done to each example, as the source's entry
+        `augmentation` says, [B]; None where it has no such entry.
+
+    Returns:
+      Name to array [B, ...].
+    """
+    ...
+
+
 class ArraySource:
   """Examples in memory: a Grain random-access source that also gathers rows.
 
@@ -45,6 +70,7 @@ class ArraySource:
       name: np.asarray(table) for name, table in (tables or {}).items()
     }
     self._decode = dict(decode or {})
+    self.beside: tuple[Beside, ...] = ()
     self._length = _common_length(self.arrays)
     numbers = np.arange(self._length, dtype=np.int32)
     if not np.array_equal(self.arrays.setdefault("index", numbers), numbers):
@@ -91,6 +117,8 @@ class ArraySource:
       rows[name] = table[rows[name]]
     for name, decode in self._decode.items():
       rows[name] = decode(rows[name])
+    for beside in self.beside:
+      rows |= beside.take(rows["index"], rows.get("augmentation"))
     return rows
 
   def subset(self, rows: Sequence[int] | np.ndarray) -> "ArraySource":
@@ -127,7 +155,20 @@ class ArraySource:
       )
     return ArraySource(
       {**self.arrays, name: array}, tables=self.tables, decode=self._decode
-    )
+    )._with(self.beside)
+
+  def with_beside(self, beside: Sequence[Beside]) -> "ArraySource":
+    """Returns a source with further entries that are read when taken.
+
+    Args:
+      beside: What is asked for them, by the examples' numbers.
+    """
+    return self._with((*self.beside, *beside))
+
+  def _with(self, beside: tuple[Beside, ...]) -> "ArraySource":
+    chosen = copy.copy(self)
+    chosen.beside = beside
+    return chosen
 
 
 def _common_length(arrays: Mapping[str, np.ndarray]) -> int:

@@ -41,6 +41,7 @@ from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
 from jaxkd.training.state import Best, State, first, frozen
 from jaxkd.training.store import Shared, key_of_phase
+from jaxkd.training.target_files.folder import open_targets
 from jaxkd.training.targets import cache_targets
 from jaxkd.training.workdir import Run
 
@@ -144,10 +145,14 @@ class Trainer:
     """
     sizes = (self.batch_size, *self.settings.batch_sizes)
     check_batches(self.placement.mesh, self.method, sizes)
-    self.programs = self.programs or Programs(self.method)
+    targets = open_targets(self.settings.targets) if train else None
+    self.programs = self.programs or Programs.answered(self.method, targets)
     self._usage = self.programs.usage(self.splits, self.batch_size)
     self._rng = jax.random.key(self.seed)
     self._variables = self._start()
+    self._readers = targets and targets.readers(
+      self.method, self._usage.answered, self._variables, self.splits
+    )
     self._memory = jax.tree.map(jnp.copy, dict(self.method.memory))
     self._offset = 0
     self._digests: dict[str, str] = {}
@@ -323,6 +328,9 @@ class Trainer:
   def _with_targets(
     self, phase: Phase, given: Tree, source: ArraySource
   ) -> ArraySource:
+    readers = self._readers[phase.name] if self._readers else {}
+    if readers:
+      return source.with_beside(readers.get(id(source), ()))
     if not phase.targets or not self.settings.cache_targets:
       return source
     return cache_targets(
@@ -369,6 +377,7 @@ class Trainer:
         steps_per_epoch=epoch,
         placement=self.placement,
         watch=self.programs.watches[phase.name],
+        served=self.programs.served,
       )
     return programs[phase.name]
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxkd.data import pipeline
 from jaxkd.data.pipeline import Feed
 from jaxkd.data.source import Splits
+from jaxkd.errors import ConfigError
 from jaxkd.method import Batch, Method, Phase
 from jaxkd.parallel import Placement, held
 from jaxkd.roles import Usage
@@ -118,8 +119,14 @@ class Outliner:
     """Lowers one phase after the other.
 
     Raises:
-      ConfigError: networks, batches and mesh do not fit each other.
+      ConfigError: networks, batches and mesh do not fit each other, or the
+        teacher is not to be run.
     """
+    if self.settings.targets is not None:
+      raise ConfigError(
+        f"a plan with Settings.targets={self.settings.targets!r}: expected "
+        "None; plans are of runs with their teachers"
+      )
     sizes = (self.batch_size, *self.settings.batch_sizes)
     check_batches(self.placement.mesh, self.method, sizes)
     used = Programs(self.method).usage(self.splits, self.batch_size)

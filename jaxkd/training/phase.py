@@ -41,6 +41,8 @@ class Settings:
       ones hold the inside of several teachers at once.
     cache_targets: whether a phase's targets are computed once per example and
       kept in host memory, or at every step.
+    targets: a folder of `jaxkd cache-targets`: the roles whose outputs are
+      there are not run while phases train, see `jaxkd.targets`.
     max_steps: at most so many steps in a phase; None for no limit.
     trackers: further places for metrics, see `training.writers`.
   """
@@ -51,6 +53,7 @@ class Settings:
   evaluation_batch_size: int = 256
   target_batch_size: int = 32
   cache_targets: bool = True
+  targets: str | None = None
   max_steps: int | None = None
   trackers: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,14 @@ from jaxkd.data.source import Splits
 from jaxkd.method import Method, Phase
 from jaxkd.parallel import Placement
 from jaxkd.roles import Nets, Usage, usage
+from jaxkd.targets import Served
 from jaxkd.training.feeds import examples
 from jaxkd.training.proofs import Watch
 from jaxkd.training.state import Best, State
 from jaxkd.training.step import Metrics, make_step
+
+if TYPE_CHECKING:
+  from jaxkd.training.target_files.folder import TargetFolder
 
 Array = jax.Array
 Tree = Any
@@ -205,12 +209,14 @@ class Programs:
 
   Attributes:
     method: the method.
+    served: the roles whose outputs lie in a folder.
     phases: programs by phase.
     host: compiled functions of host functions.
     watches: what tracing showed, by phase.
   """
 
   method: Method
+  served: Mapping[str, Served] = dataclasses.field(default_factory=dict)
   phases: dict[str, Program] = dataclasses.field(default_factory=dict)
   host: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
   watches: dict[str, Watch] = dataclasses.field(
@@ -218,11 +224,16 @@ class Programs:
   )
   _usage: Usage | None = None
 
+  @classmethod
+  def answered(cls, method: Method, targets: TargetFolder | None) -> Programs:
+    """Those of a method of which some roles' outputs lie in a folder."""
+    return cls(method, targets.served(method) if targets else {})
+
   def usage(self, splits: Splits, batch_size: int) -> Usage:
     """How the method uses its roles, traced at the first call."""
     if self._usage is None:
       seen = examples(self.method, splits, batch_size)
-      self._usage = usage(self.method, *seen)
+      self._usage = usage(self.method, *seen, self.served)
     return self._usage
 
 
@@ -238,6 +249,7 @@ def build(
   steps_per_epoch: int,
   placement: Placement,
   watch: Watch,
+  served: Mapping[str, Served] | None = None,
 ) -> Program:
   """Lowers the functions of a phase; they compile when first called.
 
@@ -252,12 +264,19 @@ def build(
     steps_per_epoch: how many steps make an epoch.
     placement: where results are placed.
     watch: notes what tracing the step shows.
+    served: roles whose outputs the training batch holds.
 
   Returns:
     The program.
   """
   step = jax.jit(
-    make_step(method, phase, steps_per_epoch=steps_per_epoch, watch=watch),
+    make_step(
+      method,
+      phase,
+      steps_per_epoch=steps_per_epoch,
+      watch=watch,
+      served=served,
+    ),
     donate_argnums=0,
     out_shardings=(placement.of(state), placement.replicated),
   ).lower(state, frozen, batch)

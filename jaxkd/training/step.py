@@ -7,6 +7,7 @@ donated.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +25,8 @@ from jaxkd.method import (
   Update,
 )
 from jaxkd.params import merge_params, split_params
-from jaxkd.roles import Nets, key_of, with_targets
+from jaxkd.roles import Nets, key_of
+from jaxkd.targets import Answers, Served, with_targets
 from jaxkd.training.proofs import Watch
 from jaxkd.training.state import State
 
@@ -39,6 +41,7 @@ def make_step(
   *,
   steps_per_epoch: int,
   watch: Watch | None = None,
+  served: Mapping[str, Served] | None = None,
 ) -> Callable[[State, Frozen, Batch], tuple[State, Metrics]]:
   """Builds the pure step function of a phase.
 
@@ -47,6 +50,7 @@ def make_step(
     phase: one of its phases.
     steps_per_epoch: how many steps make an epoch.
     watch: notes what tracing the step shows, see `proofs`.
+    served: roles whose outputs the batch holds.
 
   Returns:
     The step function. Metrics are (sum, weight) pairs, and the flag `finite`
@@ -56,7 +60,12 @@ def make_step(
 
   def step(state: State, frozen: Frozen, batch: Batch):
     now = Step(index=state.step, epoch=state.step // steps_per_epoch)
-    nets = Nets(method.roles, frozen["params"], frozen["collections"])
+    nets = Nets(
+      method.roles,
+      frozen["params"],
+      frozen["collections"],
+      answers=Answers(served or {}, batch),
+    )
     batch = with_targets(phase, nets, batch)
     watch.saw(nets)
     metrics: Metrics = {}
@@ -64,7 +73,8 @@ def make_step(
     new = state
     for update in phase.updates:
       apply = functools.partial(_update, method, update, watch)
-      new, reported, fine = _apply(apply, update, new, frozen, batch, now)
+      given = (frozen, Answers(served or {}, batch))
+      new, reported, fine = _apply(apply, update, new, given, now)
       repeated = set(reported) & set(metrics)
       if repeated:
         raise ConfigError(
@@ -96,14 +106,13 @@ def _apply(
   apply: Callable[..., tuple[State, Metrics, Array]],
   update: Update,
   state: State,
-  frozen: Frozen,
-  batch: Batch,
+  given: tuple[Frozen, Answers],
   now: Step,
 ) -> tuple[State, Metrics, Array]:
   """Makes one update, if it is due at this step."""
 
   def due(state):
-    return apply(state, frozen, batch, now)
+    return apply(state, given, now)
 
   if update.every == 1:
     return due(state)
@@ -116,7 +125,8 @@ def _apply(
   return jax.lax.cond(now.index % update.every == 0, due, skipped, state)
 
 
-def _update(method, update, watch, state, frozen, batch, now):
+def _update(method, update, watch, state, given, now):
+  frozen, answers = given
   trained, rest = split_params(state.params, update.trainable)
   fixed = merge_params(rest, frozen["params"])
   training = update.trains(tuple(state.params))
@@ -131,6 +141,7 @@ def _update(method, update, watch, state, frozen, batch, now):
       training=training,
       rng=jax.random.fold_in(rng, part),
       memory=memory,
+      answers=dataclasses.replace(answers, batch=batch),
     )
     loss = update.loss(nets, batch, now)
     watch.saw(nets)
@@ -142,7 +153,7 @@ def _update(method, update, watch, state, frozen, batch, now):
   collections, memory = dict(state.collections), dict(state.memory)
   totals = None
   # Micro-batches are unrolled: a convolution inside lax.scan is slow on CPU.
-  for part, micro in enumerate(_split(batch, update.accumulate)):
+  for part, micro in enumerate(_split(answers.batch, update.accumulate)):
     (total, aux), grads = gradient(
       trained, fixed, collections, memory, micro, part
     )
@@ -179,18 +190,20 @@ def _update(method, update, watch, state, frozen, batch, now):
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
-  for size in {len(rows) for rows in batch.values()}:  # of every stream
+  sizes = {name: len(jax.tree.leaves(rows)[0]) for name, rows in batch.items()}
+  for size in set(sizes.values()):  # of every stream
     if size % parts:
       raise ConfigError(
         f"accumulate={parts}: the batch of {size} cannot be split evenly"
       )
   if parts == 1:
     return [batch]
-  widths = {name: len(rows) // parts for name, rows in batch.items()}
-  return [
-    {k: v[n * widths[k] : (n + 1) * widths[k]] for k, v in batch.items()}
-    for n in range(parts)
-  ]
+
+  def rows(name, n):
+    width = sizes[name] // parts
+    return jax.tree.map(lambda x: x[n * width : (n + 1) * width], batch[name])
+
+  return [{name: rows(name, n) for name in batch} for n in range(parts)]
 
 
 def _all_finite(tree: Any) -> Array:

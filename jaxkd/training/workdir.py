@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,24 @@ def _release(lock: int) -> None:
   _held.discard(lock)
   with contextlib.suppress(OSError):
     os.close(lock)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+  """Lets one process alone write to a folder that is no workdir.
+
+  Args:
+    folder: an existing folder; it gets a file `.lock`.
+
+  Raises:
+    WorkdirLocked: another process is writing to it.
+    StorageError: it cannot be written to.
+  """
+  lock = _acquire(folder)
+  try:
+    yield
+  finally:
+    _release(lock)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,247 @@
+"""One record: what a role showed of one example.
+
+    crc32 of all that follows | example | augmentation | positions stored
+    which positions are stored, a bit each (only if some are left out)
+    a row for every position stored: logits, or top-k as `codec` writes it
+    the taps, one after the other
+
+Numbers are little-endian. Equal parts of all records lie at equal places, so
+that a batch of them is read as one array.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkd.errors import StorageError
+from jaxkd.training.target_files.codec import Rows, TopKCodec
+
+_CRC = struct.Struct("<I")
+_HEAD = struct.Struct("<IqI")  # example, augmentation, positions stored
+START = _CRC.size + _HEAD.size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """What records hold.
+
+  Attributes:
+    classes: C, the last axis of the logits.
+    positions: the axes between examples and classes; () of a classifier.
+    dtype: of the logits.
+    codec: of top-k; None where all logits are kept.
+    taps: shape [...] of an example and dtype, by path.
+    where: the batch entry that says which positions are stored; "" for all.
+    mapping: whether the network returned a mapping that has `logits`.
+  """
+
+  classes: int
+  positions: tuple[int, ...]
+  dtype: str
+  codec: TopKCodec | None
+  taps: Mapping[str, tuple[tuple[int, ...], str]]
+  where: str = ""
+  mapping: bool = False
+
+  @property
+  def count(self) -> int:
+    """Positions of an example."""
+    return math.prod(self.positions)
+
+  @property
+  def row_bytes(self) -> int:
+    """Bytes of a position."""
+    if self.codec is not None:
+      return self.codec.row_bytes
+    return self.classes * jnp.dtype(self.dtype).itemsize
+
+  @property
+  def record_bytes(self) -> int:
+    """Bytes of a record of which all positions are stored."""
+    return START + self._map_bytes + self.count * self.row_bytes + self._tail
+
+  @property
+  def _map_bytes(self) -> int:
+    return -(-self.count // 8) if self.where else 0
+
+  @property
+  def _tail(self) -> int:
+    return sum(_size(*tap) for tap in self.taps.values())
+
+  def describe(self) -> dict[str, Any]:
+    """As plain JSON."""
+    codec = self.codec
+    return {
+      "logits": "all" if codec is None else "topk",
+      "k": None if codec is None else codec.k,
+      "bits": None if codec is None else codec.bits,
+      "classes": self.classes,
+      "positions": list(self.positions),
+      "dtype": self.dtype,
+      "taps": {
+        p: [list(shape), kind] for p, (shape, kind) in self.taps.items()
+      },
+      "where": self.where,
+      "mapping": self.mapping,
+    }
+
+  @classmethod
+  def read(cls, described: Mapping[str, Any]) -> Layout:
+    """The layout that `describe` described."""
+    d, codec = described, None
+    if d["k"] is not None:
+      codec = TopKCodec(classes=d["classes"], k=d["k"], bits=d["bits"])
+    return cls(
+      classes=d["classes"],
+      positions=tuple(d["positions"]),
+      dtype=d["dtype"],
+      codec=codec,
+      taps={p: (tuple(shape), kind) for p, (shape, kind) in d["taps"].items()},
+      where=d["where"],
+      mapping=d["mapping"],
+    )
+
+  def rows(self, logits: np.ndarray | Rows) -> np.ndarray:
+    """The positions of B examples as bytes, [B, positions, row_bytes].
+
+    Args:
+      logits: [B, *positions, C], or top-k with as many axes.
+    """
+    if self.codec is None:
+      flat = np.ascontiguousarray(logits).reshape(-1, self.classes)
+      data = flat.view(np.uint8)
+    else:
+      flat = [
+        x.reshape(-1, *x.shape[1 + len(self.positions) :]) for x in logits
+      ]
+      data = self.codec.encode(Rows(*flat))
+    return data.reshape(-1, self.count, self.row_bytes)
+
+  def logits(self, rows: np.ndarray) -> np.ndarray | Rows:
+    """What `rows` was given, from rows [B, positions, row_bytes]."""
+    flat = np.ascontiguousarray(rows).reshape(-1, self.row_bytes)
+    shape = (len(rows), *self.positions)
+    if self.codec is None:
+      return flat.view(jnp.dtype(self.dtype)).reshape(*shape, self.classes)
+    found = self.codec.decode(flat)
+    return Rows(*(x.reshape(*shape, *x.shape[1:]) for x in found))
+
+  def encode(
+    self,
+    examples: Sequence[int],
+    augmentation: int,
+    rows: np.ndarray,
+    taps: Mapping[str, np.ndarray],
+    stored: np.ndarray,
+  ) -> list[bytes]:
+    """Writes the records of B examples.
+
+    Args:
+      examples: their numbers.
+      augmentation: the key of what was done to them.
+      rows: what `rows` returned.
+      taps: [B, ...] by path.
+      stored: which positions are, bool [B, positions].
+    """
+    records = []
+    for n, example in enumerate(examples):
+      kept = stored[n]
+      parts = [
+        _HEAD.pack(example, augmentation, int(kept.sum())),
+        np.packbits(kept).tobytes() if self.where else b"",
+        rows[n][kept].tobytes(),
+        *(np.ascontiguousarray(taps[path][n]).tobytes() for path in self.taps),
+      ]
+      body = b"".join(parts)
+      records.append(_CRC.pack(zlib.crc32(body)) + body)
+    return records
+
+  def decode(
+    self,
+    records: Sequence[bytes],
+    examples: Sequence[int],
+    augmentations: Sequence[int],
+  ) -> tuple[np.ndarray | Rows, dict[str, np.ndarray]]:
+    """Reads the records of B examples.
+
+    Args:
+      records: their records.
+      examples: their numbers, which the records must name too.
+      augmentations: the keys of what was done to them, likewise.
+
+    Returns:
+      Logits or top-k, and taps [B, ...] by path. Positions that were not stored
+      are NaN (class numbers: 0): a loss that reads them is not finite.
+
+    Raises:
+      StorageError: a record is damaged, or another example's.
+    """
+    counts = [
+      self._checked(*given)
+      for given in zip(records, examples, augmentations, strict=True)
+    ]
+    begin = START + self._map_bytes
+    ends = [begin + count * self.row_bytes for count in counts]
+    data = b"".join(r[begin:e] for r, e in zip(records, ends, strict=True))
+    rows = np.frombuffer(data, np.uint8).reshape(-1, self.row_bytes)
+    if self.where:
+      maps = b"".join(record[START:begin] for record in records)
+      maps = np.frombuffer(maps, np.uint8).reshape(len(records), -1)
+      stored = np.unpackbits(maps, axis=-1, count=self.count).astype(bool)
+      logits = self._spread(rows, stored)
+    else:
+      logits = self.logits(rows.reshape(len(records), self.count, -1))
+    tails = [r[e:] for r, e in zip(records, ends, strict=True)]
+    return logits, self._taps(tails)
+
+  def _checked(self, record: bytes, example: int, augmentation: int) -> int:
+    """How many positions a record holds, if it is whole and of the example."""
+    what = f"the record of example {example}"
+    intact = len(record) >= START and (
+      _CRC.unpack_from(record)[0] == zlib.crc32(memoryview(record)[4:])
+    )
+    if not intact:
+      raise StorageError(f"{what} is damaged")
+    *found, count = _HEAD.unpack_from(record, _CRC.size)
+    if found != [example, augmentation]:
+      raise StorageError(
+        f"{what}, augmentation {augmentation}, is that of example {found[0]}, "
+        f"augmentation {found[1]}"
+      )
+    return count
+
+  def _spread(self, rows: np.ndarray, stored: np.ndarray) -> Any:
+    """Rows of the stored positions, at their places."""
+    layout = dataclasses.replace(self, positions=())
+    found = layout.logits(rows[:, None])
+    shape = (len(stored), *self.positions)
+
+    def spread(values):
+      empty = np.nan if values.dtype.kind != "i" else 0
+      whole = np.full((*stored.shape, *values.shape[1:]), empty, values.dtype)
+      whole[stored] = values
+      return whole.reshape(*shape, *values.shape[1:])
+
+    return Rows(*map(spread, found)) if self.codec else spread(found)
+
+  def _taps(self, tails: Sequence[bytes]) -> dict[str, np.ndarray]:
+    data = np.frombuffer(b"".join(tails), np.uint8).reshape(len(tails), -1)
+    found, begin = {}, 0
+    for path, (shape, dtype) in self.taps.items():
+      size = _size(shape, dtype)
+      part = np.ascontiguousarray(data[:, begin : begin + size])
+      found[path] = part.view(jnp.dtype(dtype)).reshape(len(tails), *shape)
+      begin += size
+    return found
+
+
+def _size(shape: tuple[int, ...], dtype: str) -> int:
+  return math.prod(shape) * jnp.dtype(dtype).itemsize

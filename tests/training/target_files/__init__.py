@@ -1,0 +1,1 @@
+"""What a frozen role showed, in files."""
