@@ -40,6 +40,7 @@ from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import Nets, initialise
 from jaxkd.training import state as states
 from jaxkd.training.program import Programs, build
+from jaxkd.training.proofs import Watch
 from jaxkd.training.target_files import TargetFolder, Wanted, cache
 
 PHASE = "distil"
@@ -217,6 +218,7 @@ class Epochs:
       validation_batch=placed[0],
       steps_per_epoch=self.steps,
       placement=self._placement,
+      watch=Watch(),
       served=served,
     )
     program.compile()

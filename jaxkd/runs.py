@@ -263,8 +263,9 @@ def train_together(
   for runs, _ in many:
     if runs.targets is not None:
       raise ConfigError(
-        f"runs side by side with the targets in {runs.targets.folder}: expected "
-        "Settings.targets=None, or runs one after the other (no --population)"
+        f"runs side by side with the targets in {runs.targets.folder}: "
+        "expected Settings.targets=None, or runs one after the other (without "
+        "--population)"
       )
   wanted = {
     f"{n}/{label}/{seed}": (n, label, seed)

@@ -13,7 +13,6 @@ from jaxkd.errors import ConfigError
 def cache_targets(options: argparse.Namespace) -> int:
   """Writes a role's outputs on the splits of every seed; goes on if killed."""
   common.start()
-  from jaxkd.parallel import Placement
   from jaxkd.training.program import Programs
   from jaxkd.training.target_files import Wanted, cache
 
@@ -40,7 +39,7 @@ def cache_targets(options: argparse.Namespace) -> int:
       seed=seed,
       inputs=programs.usage(data, experiment.task.batch_size).inputs,
       batch_size=experiment.settings.target_batch_size,
-      placement=Placement(experiment.mesh),
+      placement=experiment.placement,
     )
     if found.place not in done:  # seeds may share their data
       done.add(found.place)

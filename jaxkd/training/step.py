@@ -129,7 +129,6 @@ def _update(method, update, watch, state, given, now):
   frozen, answers = given
   trained, rest = split_params(state.params, update.trainable)
   fixed = merge_params(rest, frozen["params"])
-  training = update.trains(tuple(state.params))
   rng = key_of(jax.random.fold_in(state.rng, now.index), update.name)
 
   def objective(trained, fixed, collections, memory, batch, part):
@@ -138,7 +137,7 @@ def _update(method, update, watch, state, given, now):
       method.roles,
       params,
       {**frozen["collections"], **collections},
-      training=training,
+      training=update.trains(tuple(state.params)),
       rng=jax.random.fold_in(rng, part),
       memory=memory,
       answers=dataclasses.replace(answers, batch=batch),
@@ -154,9 +153,8 @@ def _update(method, update, watch, state, given, now):
   totals = None
   # Micro-batches are unrolled: a convolution inside lax.scan is slow on CPU.
   for part, micro in enumerate(_split(answers.batch, update.accumulate)):
-    (total, aux), grads = gradient(
-      trained, fixed, collections, memory, micro, part
-    )
+    found = gradient(trained, fixed, collections, memory, micro, part)
+    (total, aux), grads = found
     weight, metrics, collections, memory = aux
     sums = (total, weight, grads, metrics)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
