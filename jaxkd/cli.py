@@ -12,7 +12,8 @@ from jaxkd.commands import caching, common, exporting, looking, running
 from jaxkd.errors import JaxkdError
 
 EPILOG = """exit codes: 0 done, 2 wrong config, 3 refused input, 4 not finite,
-5 storage failed, 6 workdir locked, 75 stopped as asked and can resume"""
+5 storage failed, 6 workdir locked, 7 another process of the run was lost,
+75 stopped as asked and can resume"""
 Verb = Callable[..., argparse.ArgumentParser]
 
 
@@ -79,6 +80,7 @@ def _add_running(verb: Verb) -> None:
     help="three steps of every phase, evaluation, checkpoint, restore",
   )
   _population(how)
+  _processes(run)
   study = verb("study", running.study, "compare experiments on the same seeds")
   study.add_argument("experiments", nargs="+", metavar="EXPERIMENT.gin")
   _settings(study)
@@ -251,6 +253,32 @@ def _overrides(verb: argparse.ArgumentParser) -> None:
     default=[],
     metavar="'Name.param = value'",
     help="a binding or macro that wins over the file; may be repeated",
+  )
+
+
+def _processes(verb: argparse.ArgumentParser) -> None:
+  """Adds what says that this process is one of several."""
+  several = verb.add_argument_group(
+    "several processes",
+    "The same command is started once for every process, on one or more "
+    "machines that share the run directory; together they must have as many "
+    "devices as Mesh says.",
+  )
+  several.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="where process 0 listens: its machine and a free port",
+  )
+  several.add_argument(
+    "--processes", type=int, metavar="N", help="how many there are"
+  )
+  several.add_argument(
+    "--process", type=int, metavar="I", help="which one this is, from 0"
+  )
+  several.add_argument(
+    "--distributed",
+    action="store_true",
+    help="let JAX find out the three from SLURM, MPI, GKE or a Cloud TPU",
   )
 
 

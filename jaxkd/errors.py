@@ -45,6 +45,12 @@ class WorkdirLocked(JaxkdError):
   exit_code = 6
 
 
+class LostProcess(JaxkdError):
+  """Another process of a run on several has ended (exit code 7)."""
+
+  exit_code = 7
+
+
 class Preempted(JaxkdError):
   """The run was asked to stop, saved its state and can resume (exit 75)."""
 

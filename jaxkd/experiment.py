@@ -16,7 +16,7 @@ from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
 from jaxkd.evaluation import Classification, Evaluation
 from jaxkd.method import Method
-from jaxkd.parallel import Mesh, Placement, Rules
+from jaxkd.parallel import Mesh, Placement, Rules, processes
 from jaxkd.result import Result
 from jaxkd.runs import MAIN, Runs, cached_splits, train_together
 from jaxkd.training import files
@@ -90,7 +90,7 @@ class Experiment:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What a workdir belongs to: all but the seeds and the table's metric.
+    """What a workdir belongs to: all but seeds, devices, the table's metric.
 
     Of weights that are loaded, the fingerprints too; of cached targets, what
     they show.
@@ -98,7 +98,7 @@ class Experiment:
     described = {
       field.name: identity.describe(getattr(self, field.name))
       for field in dataclasses.fields(self)
-      if field.name not in ("seeds", "metric")
+      if field.name not in ("seeds", "mesh", "metric")
     }
     loaded = {
       f"{label}/{role}": network.weights.fingerprint()
@@ -162,9 +162,15 @@ def run(
   Returns:
     The result, as in summary.json.
 
+  With several processes, see `jaxkd.parallel.processes`, each calls this.
+
   Raises:
     JaxkdError: see `jaxkd.errors`; the workdir can be resumed.
   """
+  if population and processes.count() > 1:
+    raise ConfigError(
+      f"population: trained by one process, there are {processes.count()}"
+    )
   kept = len(experiment.seeds) if population else 1
   with opened(
     experiment,
@@ -212,7 +218,7 @@ def opened(
     digest=identity.digest(described),
     describe=described,
   ) as found:
-    if not found.environment.exists():
+    if processes.is_main() and not found.environment.exists():
       files.write_text(found.config, config_text)
       files.write_text(found.command, command + "\n")
       files.write_json(found.environment, environment())

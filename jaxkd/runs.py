@@ -13,6 +13,7 @@ import numpy as np
 from jaxkd.data.source import Splits
 from jaxkd.errors import ConfigError, NonFinite
 from jaxkd.evaluation import statistics
+from jaxkd.parallel import processes
 from jaxkd.result import Result
 from jaxkd.roles import count_params
 from jaxkd.training import files, population
@@ -144,9 +145,11 @@ class Runs:
   ) -> dict[str, Any]:
     """The stored evaluation, made first if it is not there."""
     path = workdir.run(label, seed).evaluation
-    if not path.exists():
-      files.write_json(path, self.measured(workdir, label, seed))
-    return files.read_json(path)
+    if not processes.decide(path.exists):
+      measured = self.measured(workdir, label, seed)
+      if processes.is_main():
+        files.write_json(path, measured)
+    return processes.decide(lambda: files.read_json(path))
 
   def measured(
     self, workdir: Workdir, label: str, seed: int, *, train: bool = True
@@ -160,14 +163,17 @@ class Runs:
   def finish(self, workdir: Workdir) -> Result:
     """Trains and evaluates what is left, and writes the summary."""
     metrics = self.metrics(functools.partial(self.evaluation, workdir))
-    previous = files.read_json(workdir.summary, default={})
-    seconds = previous.get("wall_seconds", 0.0) + time.monotonic() - self._began
-    summary = self.summary(metrics, seconds)
-    if files.same_results(previous, summary):
-      summary = previous
-    else:
+
+    def summarise() -> dict[str, Any]:
+      old = files.read_json(workdir.summary, default={})
+      seconds = old.get("wall_seconds", 0.0) + time.monotonic() - self._began
+      summary = self.summary(metrics, seconds)
+      if files.same_results(old, summary):
+        return old
       files.write_json(workdir.summary, summary)
-    return Result(workdir.root, summary)
+      return summary
+
+    return Result(workdir.root, processes.decide(summarise))
 
   def summary(
     self, metrics: Mapping[str, list[float]], seconds: float

@@ -361,6 +361,19 @@ def test_a_locked_workdir_names_its_holder(capsys, workdir):
   assert f"process {holder.pid}" in message
 
 
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [
+    (("--processes", "2"), "--coordinator and --process not given"),
+    (("--distributed", "--process", "0"), "leave out --process"),
+  ],
+)
+def test_half_an_answer_about_processes_is_refused(capsys, options, expected):
+  code, message = run(capsys, "run", SMOKE, *options)
+  assert code == 2
+  assert expected in message
+
+
 def test_debug_shows_the_traceback(capsys):
   code = cli.main(["describe", "MSTDistil", "--debug"])
   assert code == 2

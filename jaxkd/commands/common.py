@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxkd.errors import ConfigError, RefusedInput
+from jaxkd.errors import ConfigError, JaxkdError, RefusedInput
 
 if TYPE_CHECKING:
   from jaxkd.experiment import Experiment
@@ -18,8 +20,15 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-  """Prints a line beside the results."""
-  print(text, file=sys.stderr, flush=True)
+  """Prints a line beside the results; of several processes, process 0 does."""
+  if is_main():
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_main() -> bool:
+  """Whether this process prints results; nothing heavy is imported for it."""
+  processes = sys.modules.get("jaxkd.parallel.processes")
+  return processes is None or processes.is_main()
 
 
 def start() -> None:
@@ -51,6 +60,64 @@ def devices(needed: int) -> None:
       f"the mesh needs {needed} devices, there are {jax.device_count()} of "
       f"{platform}; with JAX_PLATFORMS=cpu the CPU stands for all of them"
     )
+
+
+def together(
+  options: argparse.Namespace, work: Callable[[argparse.Namespace], int]
+) -> int:
+  """Does a verb's work, as one of several processes if so asked.
+
+  Args:
+    options: of a verb that takes `--coordinator` and its companions.
+    work: the verb's function; every process calls it.
+
+  Returns:
+    The exit code. A process of several that fails does not return: it tells
+    the others why and ends.
+
+  Raises:
+    ConfigError: the options do not fit together, or nothing was found out.
+  """
+  if not _several(options):
+    return work(options)
+  from jaxkd.parallel import processes
+
+  processes.start(options.coordinator, options.processes, options.process)
+  text = ""
+  try:
+    code = work(options)
+  except JaxkdError as error:
+    if options.debug:
+      traceback.print_exc()
+    code, text = error.exit_code, str(error)
+    prefix = f" (process {processes.rank()})" * (processes.count() > 1)
+    print(f"jaxkd{prefix}: {text}", file=sys.stderr)
+  except Exception as error:
+    processes.doubt()  # ends this process if the cause is the end of another
+    traceback.print_exc()
+    code, text = 1, f"{type(error).__name__}: {error}"
+  processes.leave(code, text)
+  return code
+
+
+def _several(options: argparse.Namespace) -> bool:
+  """Whether this is one of several processes; refuses half an answer."""
+  given = {
+    "--coordinator": options.coordinator,
+    "--processes": options.processes,
+    "--process": options.process,
+  }
+  missing = [name for name, value in given.items() if value is None]
+  if options.distributed and len(missing) < 3:
+    raise ConfigError(
+      "--distributed finds out which process this is; leave out "
+      + ", ".join(name for name in given if name not in missing)
+    )
+  if 0 < len(missing) < 3:
+    raise ConfigError(
+      f"{' and '.join(missing)} not given: expected all of {', '.join(given)}"
+    )
+  return options.distributed or not missing
 
 
 def load(path: str, overrides: Sequence[str]) -> tuple[Experiment, str]:
@@ -110,7 +177,9 @@ def workdir(given: str | None, name: str) -> Path:
   """The run directory that was asked for, else a new one under `runs`."""
   if given:
     return Path(given)
-  stamp = time.strftime("%Y%m%d-%H%M%S")
+  from jaxkd.parallel import processes
+
+  stamp = processes.decide(lambda: time.strftime("%Y%m%d-%H%M%S"))
   return Path("runs") / f"{name}-{stamp}"
 
 

@@ -12,9 +12,13 @@ from jaxkd.errors import ConfigError
 
 def run(options: argparse.Namespace) -> int:
   """Trains and evaluates an experiment; resumes."""
+  common.start()
+  return common.together(options, _run)
+
+
+def _run(options: argparse.Namespace) -> int:
   import dataclasses
 
-  common.start()
   from jaxkd import experiment as experiments
   from jaxkd import report
 
@@ -34,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
       command=common.command(),
       population=options.population,
     )
+  if not common.is_main():
+    return 0
   report.print_table(result.rows(), title=common.title(result.summary))
   if result.shares():
     print(result.shares())

@@ -147,17 +147,26 @@ def steps_per_epoch(source: ArraySource, batch_size: int) -> int:
   return -(-len(source) // batch_size)
 
 
-def batches(source: ArraySource, batch_size: int) -> Iterator[Batch]:
+def batches(
+  source: ArraySource,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
   """Returns one pass in the source's order; the last batch is padded.
 
   Args:
     source: The examples.
     batch_size: Examples in a batch; padding has mask 0.
+    process_index: As in `stream`.
+    process_count: As in `stream`.
   """
   steps = steps_per_epoch(source, batch_size)
   order = np.arange(len(source))
+  size = batch_size // process_count
+  own = slice(process_index * size, (process_index + 1) * size)
   parts = (_rows(order, batch_size, step) for step in range(steps))
-  return ({**source.take(rows), "mask": mask} for rows, mask in parts)
+  return ({**source.take(rows[own]), "mask": mask[own]} for rows, mask in parts)
 
 
 def fingerprint(source: ArraySource) -> str:

@@ -1,4 +1,4 @@
-"""Meshes and sharding rules."""
+"""Meshes, sharding rules, and the processes of a run."""
 
 from jaxkd.parallel.mesh import FSDP, REPLICATED, Mesh, Placement, Rules, held
 

@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxkd.errors import ConfigError
+from jaxkd.parallel import arrays, processes
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -56,10 +58,11 @@ class Mesh:
 
   @functools.cached_property
   def devices(self) -> jax.sharding.Mesh:
-    """The mesh over the first devices of this backend.
+    """The mesh over the first devices of this backend, or over all processes.
 
     Raises:
-      ConfigError: if there are fewer devices than the sizes ask for.
+      ConfigError: if there are fewer devices than the sizes ask for, or, with
+        several processes, more.
     """
     sizes = tuple(getattr(self, axis) for axis in AXES)
     needed = self.size
@@ -68,11 +71,38 @@ class Mesh:
         f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} "
         f"needs {needed} devices, there are {jax.device_count()}"
       )
+    if jax.process_count() > 1:
+      return self._of_processes(sizes)
     return jax.make_mesh(
       sizes,
       AXES,
       axis_types=(AxisType.Auto,) * len(AXES),
       devices=jax.devices()[:needed],
+    )
+
+  def _of_processes(self, sizes: tuple[int, ...]) -> jax.sharding.Mesh:
+    """All devices, those of a process side by side.
+
+    So each process feeds consecutive rows of a batch.
+    """
+    if processes.count() != jax.process_count():
+      raise ConfigError(
+        f"JAX runs on {jax.process_count()} processes that jaxkd was not told "
+        "of; start them with jaxkd run --coordinator or with "
+        "jaxkd.parallel.processes.start"
+      )
+    if self.size != jax.device_count():
+      raise ConfigError(
+        f"mesh data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} has "
+        f"{self.size} of {jax.device_count()} devices; several processes "
+        "use all: expected sizes with that product, such as --set "
+        f"Mesh.data={jax.device_count() // (self.fsdp * self.tensor) or 1}"
+      )
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return jax.sharding.Mesh(
+      np.array(devices).reshape(sizes),
+      AXES,
+      axis_types=(AxisType.Auto,) * len(AXES),
     )
 
   def check_batch(self, batch_size: int) -> None:
@@ -109,12 +139,47 @@ class Placement:
     """The sharding of a batch's leading axis."""
     return NamedSharding(self.mesh.devices, PartitionSpec(("data", "fsdp")))
 
+  @property
+  def part(self) -> tuple[int, int]:
+    """Which of how many equal parts of a batch this process feeds, from 0.
+
+    Processes that share an axis `tensor` feed the same part.
+
+    Raises:
+      ConfigError: the devices of a process have no equal part of a batch.
+    """
+    if processes.count() == 1:
+      return 0, 1
+    blocks = self.mesh.data * self.mesh.fsdp
+    rows = self.batch.addressable_devices_indices_map((blocks,)).values()
+    own = sorted({index[0].indices(blocks)[0] for index in rows})
+    first, size = own[0], len(own)
+    if own != [*range(first, first + size)] or first % size or blocks % size:
+      raise ConfigError(
+        f"mesh data={self.mesh.data}, fsdp={self.mesh.fsdp}, tensor="
+        f"{self.mesh.tensor}: the {jax.local_device_count()} devices of "
+        f"process {processes.rank()} have rows {own} of {blocks}; expected "
+        "tensor to divide the devices of a process or to be a multiple"
+      )
+    return first // size, blocks // size
+
   def put_batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Moves one host batch to the devices; shapes are told their place."""
-    return _put(dict(batch), {name: self.batch for name in batch})
+    """Moves one host batch, or this process's `part` of it, to the devices.
+
+    Shapes are told their place.
+    """
+    if processes.count() == 1:
+      return _put(dict(batch), {name: self.batch for name in batch})
+    return {
+      name: jax.make_array_from_process_local_data(self.batch, rows)
+      for name, rows in batch.items()
+    }
 
   def put(self, tree: Any) -> Any:
-    """Moves a state-like tree to the devices; shapes are told their place."""
+    """Moves a state-like tree to the devices; shapes are told their place.
+
+    Values must be equal on all processes.
+    """
     return _put(tree, self.of(tree))
 
   def of(self, tree: Any) -> Any:
@@ -167,7 +232,7 @@ def held(tree: Any) -> int:
 def _put(tree: Any, shardings: Any) -> Any:
   leaves = jax.tree.leaves(tree)
   if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-    return jax.device_put(tree, shardings)
+    return arrays.put(tree, shardings)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type

@@ -11,7 +11,9 @@ told by name and the older step is taken; a run whose steps are all damaged
 stops, it never starts afresh.
 
 A `Checkpoints` belongs to the one process that holds the workdir; another
-that only reads takes `load_tree` on a step's folder.
+that only reads takes `load_tree` on a step's folder. Where several processes
+run, all of them call what is here: process 0 writes and chooses the step to
+restore, the others give their parts of the state and read the same step.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkd.errors import ConfigError, RefusedInput, StorageError
+from jaxkd.parallel import processes
 from jaxkd.training import files, treefile, trees
 from jaxkd.training.trees import tree_digest
 
@@ -104,6 +107,8 @@ class Checkpoints:
     self.keep = keep
     self._thread: threading.Thread | None = None
     self._error: BaseException | None = None
+    if not processes.is_main():
+      return
     with files.storage("open", self.directory):
       self.directory.mkdir(parents=True, exist_ok=True)
       for entry in list(self.directory.iterdir()):
@@ -146,6 +151,9 @@ class Checkpoints:
       ConfigError: the step is not new, or a leaf or meta cannot be stored.
     """
     self.wait()
+    if not processes.is_main():
+      trees.to_host(state, keep=False)
+      return
     latest = self.latest
     if step < 0 or (latest is not None and step <= latest):
       raise ConfigError(
@@ -230,22 +238,47 @@ class Checkpoints:
       StorageError: there are steps, and all are damaged.
     """
     self.wait()
+    found: list[Restored] = []
+
+    def choose() -> int | None:
+      found.extend(self._newest(like, stream))
+      return found[0].step if found else None
+
+    step = processes.decide(choose)
+    if step is not None and not found:
+      files.wait_for(self._folder(step))
+      try:
+        found.append(self._intact(step, like, stream))
+      except treefile.Damaged as error:
+        raise StorageError(
+          f"process {processes.rank()} cannot read {self._folder(step)}, which "
+          f"process 0 could: {error}"
+        ) from error
+    return found[0] if found else None
+
+  def _intact(self, step: int, like: PyTree, stream: Any) -> Restored:
+    """Reads a step; raises `treefile.Damaged` or RefusedInput."""
+    state, body = treefile.read(self._folder(step), like)
+    if body["step"] != step:
+      raise treefile.Damaged(f"its manifest is of step {body['step']}")
+    if stream is not None:
+      if body["stream"] is None:
+        raise RefusedInput(f"{self._folder(step)} holds no stream position")
+      stream.set_state(_decode(body["stream"]))
+    return Restored(step, state, body["meta"])
+
+  def _newest(self, like: PyTree, stream: Any) -> list[Restored]:
+    """The newest intact step, if any was ever saved."""
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
-        state, body = treefile.read(self._folder(step), like)
-        if body["step"] != step:
-          raise treefile.Damaged(f"its manifest is of step {body['step']}")
+        found = self._intact(step, like, stream)
       except treefile.Damaged as error:
         damaged[step] = str(error)
         continue
-      if stream is not None and body["stream"] is None:
-        raise RefusedInput(f"{self._folder(step)} holds no stream position")
       for bad, reason in damaged.items():
         self._set_aside(bad, reason, step)
-      if stream is not None:
-        stream.set_state(_decode(body["stream"]))
-      return Restored(step, state, body["meta"])
+      return [found]
     bad = {p.name: "set aside" for p in self.directory.glob(f"*{_BAD}*")}
     bad.update({str(step): reason for step, reason in damaged.items()})
     if bad:
@@ -254,7 +287,7 @@ class Checkpoints:
         f"every checkpoint in {self.directory} is damaged:\n  {lines}\n"
         "put an intact copy back, or start in another --workdir"
       )
-    return None
+    return []
 
   def _set_aside(self, step: int, reason: str, used: int) -> None:
     """Renames a damaged step, now that an older one is known to be good."""
@@ -290,11 +323,15 @@ def save_tree(
   """
   path = Path(os.path.abspath(path))
   body = {"meta": trees.plain(dict(meta), "meta")}
-  leaves = trees.to_host(tree)
-  with files.storage("create", path.parent):
-    path.parent.mkdir(parents=True, exist_ok=True)
-  _require_space(path.parent, leaves)
-  treefile.write(path, leaves, body)
+  leaves = trees.to_host(tree, keep=processes.is_main())
+
+  def write() -> None:
+    with files.storage("create", path.parent):
+      path.parent.mkdir(parents=True, exist_ok=True)
+    _require_space(path.parent, leaves)
+    treefile.write(path, leaves, body)
+
+  processes.decide(write)
 
 
 def load_tree(

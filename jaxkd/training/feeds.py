@@ -78,10 +78,13 @@ def picked(
   return found
 
 
-def join(found: Mapping[str, Feed]) -> Any:
-  """The endless stream of joined batches."""
+def join(found: Mapping[str, Feed], part: tuple[int, int] = (0, 1)) -> Any:
+  """The endless stream of joined batches, or of one process's part of them."""
   beside = {name: feed for name, feed in found.items() if name != MAIN}
-  return pipeline.stream(found[MAIN], beside=beside)
+  index, count = part
+  return pipeline.stream(
+    found[MAIN], beside=beside, process_index=index, process_count=count
+  )
 
 
 def check_batches(mesh: Mesh, method: Method, sizes: Sequence[int]) -> None:

@@ -10,13 +10,17 @@ import contextlib
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxkd.errors import StorageError
+from jaxkd.parallel import processes
 
 TEMPORARY = ".{}.saving"  # what an interrupted write leaves: free to delete
+SEEN_SECONDS = 60.0  # the longest that a shared file system may lag behind
 
 
 @contextlib.contextmanager
@@ -48,6 +52,27 @@ def sync(path: Path) -> int:
       return os.fstat(descriptor).st_size
     finally:
       os.close(descriptor)
+
+
+def wait_for(path: Path) -> None:
+  """Waits until a file or folder that another process has made is seen here.
+
+  Args:
+    path: the file or folder.
+
+  Raises:
+    StorageError: it is not seen in time: the folder is not shared.
+  """
+  until = time.monotonic() + SEEN_SECONDS
+  while not path.exists():
+    if time.monotonic() > until:
+      raise StorageError(
+        f"{path}, written by process 0, is not seen by process "
+        f"{processes.rank()} on {socket.gethostname()} within "
+        f"{SEEN_SECONDS:.0f} s: several processes need a workdir that all of "
+        "them share"
+      )
+    time.sleep(0.05)
 
 
 def write_json(path: Path, value: Any) -> None:

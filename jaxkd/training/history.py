@@ -8,18 +8,58 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxkd.errors import NonFinite
+from jaxkd.parallel import processes
 from jaxkd.training.progress import Progress
-from jaxkd.training.writers import Writers
+from jaxkd.training.writers import Writers, lines_end
 
 Sums = dict[str, list[float]]
 Diagnose = Callable[[int, Mapping[str, float]], NonFinite]
+
+
+class _Silent(Writers):
+  """What processes other than 0 have: it writes nothing."""
+
+  def __init__(self):
+    pass
+
+  def write(self, *args: Any, **kwargs: Any) -> None:
+    pass
+
+  def flush(self) -> None:
+    pass
+
+  def offset(self) -> int:
+    return 0
+
+  def close(self) -> None:
+    pass
+
+
+def record(directory: Path, step: int, trackers: Sequence[str] = ()) -> Writers:
+  """Continues a run's record after the lines of its first steps.
+
+  Args:
+    directory: the folder of the run.
+    step: steps over all phases that count.
+    trackers: as for `Writers`.
+
+  Returns:
+    Writers; on processes other than 0 they write nothing.
+
+  Raises:
+    StorageError: the file cannot be read or written.
+  """
+  if not processes.is_main():
+    return _Silent()
+  return Writers.resume(directory, lines_end(directory, step), trackers)
 
 
 @dataclasses.dataclass

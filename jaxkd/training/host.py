@@ -3,7 +3,7 @@
 They run between steps, outside of any jit, as plain Python: they pick examples
 for a stream, count predictions, search a grid, start a role from another one.
 They must be functions of what they are given, so that a resumed run repeats
-them.
+them. With several processes each runs them, on equal values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxkd.data import pipeline
 from jaxkd.data.source import Splits
 from jaxkd.errors import ConfigError
 from jaxkd.method import Batch
-from jaxkd.parallel import Placement
+from jaxkd.parallel import Placement, arrays
 from jaxkd.roles import Nets, key_of
 
 Tree = Any
@@ -88,11 +88,11 @@ class Host:
     if rows is not None:
       source = source.subset(rows)
     run = self._compile(function)
-    state = (self.params, self.collections, self.memory)
-    state = jax.device_put(state, self.placement.of(state))
+    placement = self.placement
+    state = placement.put((self.params, self.collections, self.memory))
     parts = [
-      jax.device_get(run(*state, self.placement.put_batch(batch)))
-      for batch in pipeline.batches(source, self.batch_size)
+      arrays.fetch(run(*state, placement.put_batch(batch)))
+      for batch in pipeline.batches(source, self.batch_size, *placement.part)
     ]
     return {
       name: np.concatenate([part[name] for part in parts])[: len(source)]
@@ -150,4 +150,4 @@ def _as_before(old: jax.Array, new: Any) -> jax.Array:
       f"a host function replaced {old.dtype} {old.shape} by {new.dtype} "
       f"{new.shape}; expected one shape and type"
     )
-  return jax.device_put(new, old.sharding)
+  return arrays.put(new, old.sharding)

@@ -23,7 +23,7 @@ from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.errors import ConfigError, RefusedInput
 from jaxkd.method import Method, Phase
-from jaxkd.parallel import Mesh, Placement
+from jaxkd.parallel import Mesh, Placement, arrays, processes
 from jaxkd.roles import initialise
 from jaxkd.training import checkpoint, files, proofs
 from jaxkd.training.feeds import (
@@ -157,12 +157,15 @@ class Trainer:
     self._offset = 0
     self._digests: dict[str, str] = {}
     self._on_device: list[Any] | None = None
-    timing = files.read_json(self.run.timing, default={})
+    timing = processes.decide(
+      lambda: files.read_json(self.run.timing, default={})
+    )
     for index, phase in enumerate(self.method.lasting_phases):
       new = yield from self._phase(f"{index}_{phase.name}", phase, train)
       if new is not None:
         timing[phase.name] = new
-        files.write_json(self.run.timing, timing)
+        if processes.is_main():
+          files.write_json(self.run.timing, timing)
     return Fitted(*self._variables, self._memory, timing)
 
   def _start(self) -> tuple[dict[str, Tree], dict[str, Tree]]:
@@ -180,10 +183,11 @@ class Trainer:
   ) -> Generator[PhaseRun, Trained | None, dict[str, Any] | None]:
     """Runs a phase unless it is done, and takes over its outcome."""
     stage, timing = self.run.stages / name, None
-    if not stage.exists():
+    if not processes.decide(stage.exists):
       if not train:
         raise RefusedInput(f"{stage} is missing: the phase is not finished")
       timing = yield from self._make(name, phase)
+    files.wait_for(stage)
     trained = phase.trains(tuple(self.method.roles))
     params, collections = self._variables
     outcome, meta = checkpoint.load_tree(
@@ -194,7 +198,8 @@ class Trainer:
         "memory": phase.remembers(self._memory),
       },
     )
-    shutil.rmtree(self.run.checkpoints / name, ignore_errors=True)
+    if processes.is_main():
+      shutil.rmtree(self.run.checkpoints / name, ignore_errors=True)
     self._variables = (
       {**params, **outcome["params"]},
       {**collections, **outcome["collections"]},
@@ -292,7 +297,7 @@ class Trainer:
     work.key = shared and shared.folder.name
     preparation = time.monotonic() - began
     before = proofs.digests(given, self._digests)
-    while not (shared and shared.exists()):
+    while not (shared and processes.decide(shared.exists)):
       trained = yield work
       if trained is not None:
         self._prove(work, before)
@@ -300,9 +305,9 @@ class Trainer:
           stage, trained.outcome, meta={"phase": phase.name, "steps": steps}
         )
         if shared is not None:
-          shared.give(stage)
+          processes.decide(functools.partial(shared.give, stage))
         return {**trained.timing, "preparation_seconds": round(preparation, 3)}
-    shared.take(stage)
+    processes.decide(functools.partial(shared.take, stage))
     return {"source": "shared by another method"}
 
   def _prove(self, work: PhaseRun, before: Mapping[str, str]) -> None:
@@ -311,7 +316,8 @@ class Trainer:
     self._digests |= after
     watch = self.programs.watches[name]
     found = proofs.collect(watch, work.program.step, before, after)
-    proofs.record(self.run.proofs, name, found)
+    if processes.is_main():
+      proofs.record(self.run.proofs, name, found)
     for proof, result in found.items():
       if result.holds is False:
         logger.warning("phase %s: %s: %s", name, proof, result.evidence)
@@ -358,14 +364,15 @@ class Trainer:
         self._variables, (state.params, state.collections), strict=True
       )
     )
-    host = self._host(phase, *trees, dict(state.memory), epoch)
+    memory = arrays.local(dict(state.memory))
+    host = self._host(phase, *trees, memory, epoch)
     phase.after_epoch(host)
     return state.replace(memory=checked(state.memory, host.memory))
 
   def _program(self, phase, state, best, given, found, epoch) -> Program:
     programs = self.programs.phases
     if phase.name not in programs:
-      batch = next(join(found))
+      batch = next(join(found, self.placement.part))
       programs[phase.name] = build(
         self.method,
         phase,
@@ -384,7 +391,8 @@ class Trainer:
   def _validation_batches(self):
     """One pass over the placed batches of the validation split."""
     source = self.splits.validation
-    host = pipeline.batches(source, self.settings.evaluation_batch_size)
+    size = self.settings.evaluation_batch_size
+    host = pipeline.batches(source, size, *self.placement.part)
     if not stays(source):
       return map(self.placement.put_batch, host)
     if self._on_device is None:

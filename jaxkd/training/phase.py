@@ -16,14 +16,13 @@ import numpy as np
 from jaxkd.data.pipeline import Feed
 from jaxkd.errors import ConfigError, NonFinite, Preempted, StorageError
 from jaxkd.method import Phase
-from jaxkd.parallel import Placement
+from jaxkd.parallel import Placement, processes
 from jaxkd.training.checkpoint import Checkpoints
 from jaxkd.training.feeds import join
-from jaxkd.training.history import History
+from jaxkd.training.history import History, record
 from jaxkd.training.program import Program
 from jaxkd.training.progress import Progress
 from jaxkd.training.state import Best, State
-from jaxkd.training.writers import Writers, lines_end
 
 Tree = Any
 
@@ -73,6 +72,8 @@ class Settings:
 class Stop:
   """Remembers a request to stop; a second one takes effect at once.
 
+  With several processes it is enough to ask one: all stop after one step.
+
   Attributes:
     requested: whether a signal has asked for it.
   """
@@ -83,7 +84,7 @@ class Stop:
     Args:
       after: also stop after so many steps, to rehearse a preemption.
     """
-    self.requested = False
+    self.requested = self._rehearsed = False
     self._left = after
     self._old: dict[int, Any] = {}
 
@@ -91,8 +92,8 @@ class Stop:
     """Counts a step; returns whether to stop after it."""
     if self._left is not None:
       self._left -= 1
-      self.requested |= self._left == 0
-    return self.requested
+      self._rehearsed |= self._left == 0
+    return processes.stopping(self.requested) or self._rehearsed
 
   def __enter__(self) -> Stop:
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -174,15 +175,14 @@ class PhaseRun:
   def train(self) -> Trained:
     """Trains from the newest checkpoint, or from the start."""
     settings = self.settings
-    self._stream = join(self.feeds)
+    self._stream = join(self.feeds, self.placement.part)
     with Checkpoints(
       self.checkpoints, keep=settings.keep_checkpoints
     ) as self._saved:
       first, sums = self._restore()
-      end = lines_end(self.directory, self.offset + first)
       with (
-        Writers.resume(
-          self.directory, end, trackers=settings.trackers
+        record(
+          self.directory, self.offset + first, settings.trackers
         ) as self._writers,
         self.show(self.steps, self.label, start=first) as bar,
       ):
@@ -250,7 +250,7 @@ class PhaseRun:
     if (due or stop) and not last:
       self._save(step + 1)
       if stop:
-        self._saved.wait()
+        processes.decide(self._saved.wait)
         raise Preempted(
           f"stopped after step {step + 1} of phase {self.phase.name!r} as "
           "asked; its state is saved, the same command resumes"

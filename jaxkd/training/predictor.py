@@ -13,7 +13,7 @@ from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
 from jaxkd.method import Method
 from jaxkd.network import Outputs
-from jaxkd.parallel import Placement
+from jaxkd.parallel import Placement, arrays
 from jaxkd.roles import Nets
 
 if TYPE_CHECKING:
@@ -66,10 +66,11 @@ class Predictor:
       dict(fitted.collections),
       dict(fitted.memory),
     )
-    variables = jax.device_put(variables, self.placement.of(variables))
+    placement = self.placement
+    variables = placement.put(variables)
     parts = [
-      jax.device_get(self._run(*variables, self.placement.put_batch(batch)))
-      for batch in pipeline.batches(source, self.batch_size)
+      arrays.fetch(self._run(*variables, placement.put_batch(batch)))
+      for batch in pipeline.batches(source, self.batch_size, *placement.part)
     ]
     kept, measures = jax.tree.map(
       lambda *rows: np.concatenate(rows)[: len(source)], *parts

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxkd.data.source import Splits
 from jaxkd.method import Method, Phase
-from jaxkd.parallel import Placement
+from jaxkd.parallel import Placement, arrays
 from jaxkd.roles import Nets, Usage, usage
 from jaxkd.targets import Served
 from jaxkd.training.feeds import examples
@@ -288,7 +288,7 @@ def build(
   loss = (jnp.float32(0), jnp.float32(1))
   keep = jax.jit(
     keep_best, donate_argnums=0, out_shardings=placement.of(best)
-  ).lower(best, state, jax.device_put(loss, placement.replicated))
+  ).lower(best, state, arrays.put(loss, placement.replicated))
   return Program(
     step=Compiled(step), validate=Compiled(validate), keep_best=Compiled(keep)
   )

@@ -16,9 +16,10 @@ from typing import Any
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
 from jaxkd.training import checkpoint, files
+from jaxkd.training.history import record
 from jaxkd.training.phase import PhaseRun
 from jaxkd.training.workdir import Run
-from jaxkd.training.writers import Writers, lines_end
+from jaxkd.training.writers import lines_end
 
 
 def key_of_phase(work: PhaseRun, validation: ArraySource) -> str:
@@ -65,8 +66,7 @@ class Shared:
 
   def take(self, stage: Path) -> None:
     """Copies the outcome and its lines into the run."""
-    end = lines_end(self.run.root, self.offset)
-    with Writers.resume(self.run.root, end) as writers:
+    with record(self.run.root, self.offset) as writers:
       for line in files.read_json(self.folder / "lines.json"):
         writers.write(**{**line, "step": line["step"] + self.offset})
       writers.offset()

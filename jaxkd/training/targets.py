@@ -16,7 +16,7 @@ import numpy as np
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
 from jaxkd.method import Batch, Method, Phase
-from jaxkd.parallel import Placement
+from jaxkd.parallel import Placement, arrays
 from jaxkd.roles import Nets
 from jaxkd.training.proofs import Watch
 
@@ -72,8 +72,8 @@ def cache_targets(
   """
   compute = jax.jit(make_targets(method, phase, watch or Watch()))
   parts = [
-    jax.device_get(compute(frozen, placement.put_batch(batch)))
-    for batch in pipeline.batches(source, batch_size)
+    arrays.fetch(compute(frozen, placement.put_batch(batch)))
+    for batch in pipeline.batches(source, batch_size, *placement.part)
   ]
   for name in phase.targets:
     rows = np.concatenate([part[name] for part in parts])[: len(source)]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.errors import ConfigError, RefusedInput
+from jaxkd.parallel import arrays
 
 PyTree = Any
 _EMPTY = "%00"  # stands for an empty component, which no file can have
@@ -86,21 +87,31 @@ def _is_key(leaf: Any) -> bool:
   return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def to_host(tree: PyTree) -> dict[str, Leaf]:
-  """Copies a tree to the host: later steps may donate the arrays."""
+def to_host(tree: PyTree, *, keep: bool = True) -> dict[str, Leaf]:
+  """Copies a tree to the host: later steps may donate the arrays.
+
+  Args:
+    tree: arrays, typed PRNG keys and numbers; of what is spread over several
+      processes each gets the whole, one leaf at a time.
+    keep: whether this process wants them; if not, it only gives its parts to
+      the others.
+
+  Returns:
+    Leaves by name; none if they are not kept.
+  """
   named, keys = named_leaves(tree), {}
   for name, leaf in named.items():
     if _is_key(leaf):
       keys[name] = str(jax.random.key_impl(leaf))
       named[name] = leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array):
-      if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        raise ConfigError(
-          f"leaf {name} is spread over several processes; gather it first"
-        )
-      leaf.copy_to_host_async()
+      if keep and (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf.copy_to_host_async()
   leaves = {}
   for name, leaf in named.items():
+    leaf = arrays.whole(leaf)
+    if not keep:
+      continue
     # A copy that owns its memory: a view would be overwritten by the next
     # step, or keep it from donating.
     value = np.array(leaf, copy=True)
@@ -164,20 +175,13 @@ def place(name: str, leaf: Leaf, like: Any) -> Any:
       " JAX_ENABLE_X64=1 as the run that wrote it did"
     )
   sharding = like.sharding if getattr(like, "committed", True) else None
-  if sharding is not None and not sharding.is_fully_addressable:
-    # Other processes hold a part: each places what is its own.
-    array = jax.make_array_from_callback(
-      value.shape, sharding, lambda index: value[index]
-    )
-    key = leaf.key is not None
-    return jax.random.wrap_key_data(array, impl=leaf.key) if key else array
   array = value
   if leaf.key is not None:
     array = jax.random.wrap_key_data(value, impl=leaf.key)
   elif like.weak_type and value.ndim == 0:
     number = jnp.asarray(value.item())
     array = number if number.dtype == value.dtype else value
-  return jax.device_put(array, sharding)
+  return arrays.put(array, sharding)
 
 
 def nest(leaves: Mapping[str, Leaf]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A workdir belongs to one config: `jaxkd.json` is its identity card, written
 first and compared by every later opening. One process writes to it: the
 writer holds an exclusive `flock` on `.lock`, which the kernel releases when
 the process ends, however it ends. Readers use `Workdir.read` and take no lock.
+Of several processes that run one experiment, process 0 is the writer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,12 +25,14 @@ from typing import Any
 
 from jaxkd import identity as identities
 from jaxkd.errors import ConfigError, RefusedInput, WorkdirLocked
+from jaxkd.parallel import processes
 from jaxkd.training import files
 from jaxkd.training.environment import numerics, versions
 
 FORMAT = 1
 IDENTITY = "jaxkd.json"
 LOCK = ".lock"
+SHARED = ".shared-{}"  # is there for as long as processes look for it
 _logger = logging.getLogger("jaxkd")
 _held: set[int] = set()  # descriptors of the locks that this process holds
 
@@ -258,15 +262,44 @@ class Workdir:
         opening with another digest is answered with the difference.
 
     Returns:
-      The workdir, locked until `close` or the end of the process.
+      The workdir, locked until `close` or the end of the process. Of several
+      processes, those that do not write have it for reading.
 
     Raises:
       RefusedInput: the folder holds something else, or a newer format.
       ConfigError: it belongs to another config, or the numeric settings of
-        JAX have changed.
+        JAX have changed, or the processes' configs differ.
       WorkdirLocked: another process is writing to it.
-      StorageError: it cannot be written to.
+      StorageError: it cannot be written to, or the processes do not share it.
     """
+    if processes.count() == 1:
+      return cls._open(path, kind, digest, describe)
+    opened: list[Workdir] = []
+
+    def first() -> list[str]:
+      opened.append(cls._open(path, kind, digest, describe))
+      shared = opened[0].root / SHARED.format(secrets.token_hex(8))
+      files.write_json(shared, {})
+      return [digest, str(shared)]
+
+    stored, shared = processes.decide(first)
+    if stored != digest:
+      raise ConfigError(
+        f"process {processes.rank()} was given another config than process 0"
+      )
+    files.wait_for(Path(shared))
+    processes.barrier()
+    if not opened:
+      return cls.read(Path(shared).parent)
+    with files.storage("delete", Path(shared)):
+      Path(shared).unlink()
+    return opened[0]
+
+  @classmethod
+  def _open(
+    cls, path: str | os.PathLike, kind: str, digest: str, describe: Any
+  ) -> Workdir:
+    """Opens it for this process alone."""
     root = Path(os.path.abspath(path))
     _refuse_foreign(root)
     with files.storage("create", root):
