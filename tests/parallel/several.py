@@ -2,8 +2,8 @@
 
 usage: python -m tests.parallel.several FOLDER PORT COUNT RANK [METHOD...]
 
-A script, since processes are fixed when JAX starts. It prints, as JSON, the
-digests of what every method left, which are those of this process alone.
+A script, since processes are fixed when JAX starts. Beside the runs it leaves
+`digests_RANK.json`, of what every method left in this process.
 """
 
 import json
@@ -62,8 +62,8 @@ def main():
       settings={"log_every_steps": 1},
     ).fit()
     found[name] = trees.tree_digest([fitted.params, fitted.memory])
-  json.dump(found, sys.stdout)
-  sys.stdout.flush()
+  digests = pathlib.Path(folder) / f"digests_{rank}.json"
+  digests.write_text(json.dumps(found))
   processes.leave(0)
 
 
