@@ -340,13 +340,11 @@ class Trainer:
     if not phase.targets or not self.settings.cache_targets:
       return source
     return cache_targets(
-      self.method,
-      phase,
+      self.programs.compute_targets(phase),
       given,
       source,
       batch_size=self.settings.target_batch_size,
       placement=self.placement,
-      watch=self.programs.watches[phase.name],
     )
 
   def _shared(self, work: PhaseRun) -> Shared | None:

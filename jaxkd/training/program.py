@@ -21,6 +21,7 @@ from jaxkd.training.feeds import examples
 from jaxkd.training.proofs import Watch
 from jaxkd.training.state import Best, State
 from jaxkd.training.step import Metrics, make_step
+from jaxkd.training.targets import make_targets
 
 if TYPE_CHECKING:
   from jaxkd.training.target_files.folder import TargetFolder
@@ -211,6 +212,7 @@ class Programs:
     method: the method.
     served: the roles whose outputs lie in a folder.
     phases: programs by phase.
+    targets: functions of targets by phase, jitted.
     host: compiled functions of host functions.
     watches: what tracing showed, by phase.
   """
@@ -218,6 +220,9 @@ class Programs:
   method: Method
   served: Mapping[str, Served] = dataclasses.field(default_factory=dict)
   phases: dict[str, Program] = dataclasses.field(default_factory=dict)
+  targets: dict[str, Callable[..., Any]] = dataclasses.field(
+    default_factory=dict
+  )
   host: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
   watches: dict[str, Watch] = dataclasses.field(
     default_factory=lambda: collections.defaultdict(Watch)
@@ -228,6 +233,13 @@ class Programs:
   def answered(cls, method: Method, targets: TargetFolder | None) -> Programs:
     """Those of a method of which some roles' outputs lie in a folder."""
     return cls(method, targets.served(method) if targets else {})
+
+  def compute_targets(self, phase: Phase) -> Callable[..., Any]:
+    """The function of a phase's targets, one for all seeds."""
+    if phase.name not in self.targets:
+      made = make_targets(self.method, phase, self.watches[phase.name])
+      self.targets[phase.name] = jax.jit(made)
+    return self.targets[phase.name]
 
   def usage(self, splits: Splits, batch_size: int) -> Usage:
     """How the method uses its roles, traced at the first call."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxkd.data import pipeline
@@ -47,35 +46,30 @@ def make_targets(
 
 
 def cache_targets(
-  method: Method,
-  phase: Phase,
+  compute: Callable[[Frozen, Batch], dict[str, Any]],
   frozen: Frozen,
   source: ArraySource,
   *,
   batch_size: int,
   placement: Placement,
-  watch: Watch | None = None,
 ) -> ArraySource:
   """Computes the targets of every example.
 
   Args:
-    method: the method.
-    phase: one of its phases, with targets.
-    frozen: trees of the roles that it does not train, placed.
+    compute: what `make_targets` made, jitted.
+    frozen: trees of the roles that the phase does not train, placed.
     source: N examples.
     batch_size: examples in a batch; small ones keep what is inside small.
     placement: on which devices.
-    watch: notes what tracing the targets shows.
 
   Returns:
     The source with an entry [N, ...] for each target, in host memory.
   """
-  compute = jax.jit(make_targets(method, phase, watch or Watch()))
   parts = [
     arrays.fetch(compute(frozen, placement.put_batch(batch)))
     for batch in pipeline.batches(source, batch_size, *placement.part)
   ]
-  for name in phase.targets:
+  for name in parts[0]:
     rows = np.concatenate([part[name] for part in parts])[: len(source)]
     source = source.with_entry(name, rows)
   return source
