@@ -16,7 +16,7 @@ from jaxkd.data.source import Task
 from jaxkd.errors import ConfigError, Preempted
 from jaxkd.evaluation import Classification, Evaluation
 from jaxkd.method import Method
-from jaxkd.parallel import Mesh, Placement, Rules, processes
+from jaxkd.parallel import Frozen, Mesh, Placement, Rules, processes
 from jaxkd.result import Result
 from jaxkd.runs import MAIN, Runs, cached_splits, train_together
 from jaxkd.training import files
@@ -43,6 +43,7 @@ class Experiment:
     mesh: on how many devices.
     rules: how a role's arrays are split over the mesh, by role; see
       `Placement.rules`.
+    frozen: how a role is kept while it is not trained, by role.
     evaluation: what is measured.
     measured_on: the split; `validation` where settings are still chosen.
     metric: the number that studies compare, such as `student/accuracy`; the
@@ -56,6 +57,7 @@ class Experiment:
   settings: Settings = dataclasses.field(default_factory=Settings)
   mesh: Mesh = dataclasses.field(default_factory=Mesh)
   rules: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
+  frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)
   evaluation: Evaluation = dataclasses.field(default_factory=Classification)
   measured_on: Literal["test", "validation"] = "test"
   metric: str | None = None
@@ -86,7 +88,7 @@ class Experiment:
   @property
   def placement(self) -> Placement:
     """Where batches and roles lie."""
-    return Placement(self.mesh, self.rules)
+    return Placement(self.mesh, self.rules, self.frozen)
 
   @property
   def identity(self) -> dict[str, Any]:

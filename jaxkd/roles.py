@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxkd import drawing
 from jaxkd.errors import ConfigError, did_you_mean
 from jaxkd.method import Batch, Method, Phase, Step
 from jaxkd.network import Edit, Network, Outputs
@@ -238,12 +238,14 @@ class Usage:
     roles: the roles that each phase runs, by its name.
     answered: whose outputs it reads instead, and of which stream (`targets`).
     outputs: shapes of what each predictor gives, by its name.
+    params: shapes of the parameters of each role.
   """
 
   inputs: Mapping[str, Batch]
   roles: Mapping[str, tuple[str, ...]]
   answered: Mapping[str, frozenset[tuple[str, str]]]
   outputs: Mapping[str, Outputs]
+  params: Mapping[str, Tree]
 
 
 def usage(
@@ -265,7 +267,7 @@ def usage(
     served: the roles whose outputs the batches of phases hold.
 
   Returns:
-    Inputs by role, roles by phase, outputs by predictor.
+    Inputs and parameters by role, roles by phase, outputs by predictor.
 
   Raises:
     ConfigError: if a role is never used, or networks do not fit each other or
@@ -289,10 +291,10 @@ def usage(
     names.extend(outputs)
     method.measure(nets, batch)
     inputs.update(nets.given)
-    return list(outputs.values())
+    return list(outputs.values()), {role: nets.params(role) for role in inputs}
 
   try:
-    outputs = jax.eval_shape(
+    outputs, params = jax.eval_shape(
       trace, dict(batch), {n: dict(b) for n, b in (phases or {}).items()}
     )
   except ConfigError:
@@ -305,7 +307,7 @@ def usage(
   if unused:
     raise ConfigError(f"role {unused[0]!r} is used by no loss or prediction")
   found = dict(zip(names, outputs, strict=True))
-  return Usage(inputs, by_phase, answered, found)
+  return Usage(inputs, by_phase, answered, found, params)
 
 
 def _trace_phase(
@@ -322,7 +324,10 @@ def _trace_phase(
 
 
 def initialise(
-  method: Method, rng: Array, inputs: Mapping[str, Batch]
+  method: Method,
+  rng: Array,
+  inputs: Mapping[str, Batch],
+  place: Callable[[str, Tree], Tree] | None = None,
 ) -> tuple[dict[str, Tree], dict[str, Tree]]:
   """Draws the variables of every role, or loads them.
 
@@ -333,16 +338,18 @@ def initialise(
     method: the method.
     rng: a typed key.
     inputs: shapes of what each role is given, from `usage`.
+    place: `(role, shapes of its variables) -> shardings`: what lies in parts
+      is then drawn and loaded in parts.
 
   Returns:
     Parameters and collections by role.
   """
   params, collections = {}, {}
   for role, given in inputs.items():
-    leaves, structure = jax.tree.flatten(dict(given))
-    shapes = tuple((tuple(x.shape), x.dtype) for x in leaves)
     network, key = method.roles[role], key_of(rng, f"init/{role}")
-    drawn = _variables(network, key, structure, shapes)
+    drawn = drawing.variables(
+      network, key, given, functools.partial(place, role) if place else None
+    )
     params[role] = drawn.pop("params")
     collections[role] = drawn
   return params, collections
@@ -362,37 +369,3 @@ def count_params(
     drawn = jax.eval_shape(roles[role].init, jax.random.key(0), dict(given))
     counts[role] = sum(x.size for x in jax.tree.leaves(drawn["params"]))
   return counts
-
-
-def _variables(
-  network: Network, key: Array, structure: Any, shapes: tuple
-) -> dict[str, Tree]:
-  """The variables of a role: loaded, drawn, or some of both."""
-  draw = _initialiser(network, structure, shapes, frozenset())
-  if network.weights is None:
-    return dict(draw(key))
-  loaded = network.weights.load(jax.eval_shape(draw, key))
-  ready = flatten_dict(loaded, keep_empty_nodes=True)
-  draw = _initialiser(network, structure, shapes, frozenset(ready))
-  return unflatten_dict(flatten_dict(draw(key), keep_empty_nodes=True) | ready)
-
-
-@functools.lru_cache(maxsize=256)
-def _initialiser(
-  network: Network, structure: Any, shapes: tuple, ready: frozenset
-) -> Callable[[Array], Tree]:
-  """Equal networks on equal inputs share one compiled initialiser.
-
-  Leaves whose paths are ready are left out: nobody computes them.
-  """
-
-  @jax.jit
-  def draw(rng):
-    zeros = [jnp.zeros(shape, dtype) for shape, dtype in shapes]
-    drawn = network.init(rng, jax.tree.unflatten(structure, zeros))
-    if not ready:
-      return drawn
-    flat = flatten_dict(drawn, keep_empty_nodes=True)
-    return unflatten_dict({p: x for p, x in flat.items() if p not in ready})
-
-  return draw

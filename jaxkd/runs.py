@@ -104,11 +104,16 @@ class Runs:
       mesh.check_batch(size)
     _ = mesh.devices
     experiment = self._experiment
+    placement = self._options["placement"]
+    placement.check_roles(
+      dict.fromkeys(r for m in experiment.methods.values() for r in m.roles)
+    )
     splits = self._splits(experiment.seeds[0])
     for programs in self._programs.values():
       usage = programs.usage(splits, experiment.task.batch_size)
       try:
         experiment.evaluation.check(usage.outputs, experiment.task)
+        placement.check(usage.params)
       except ConfigError as error:
         name = type(programs.method).__name__
         raise ConfigError(f"{name}: {error}") from error

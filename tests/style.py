@@ -55,8 +55,9 @@ ARROWS = {
   "params": {"errors"},
   "teachers": {"network", "nets", "losses", "adapters", "errors", "extras"},
   "method": {"network", "losses", "params", "errors"},
+  "drawing": {"network"},
   "targets": {"losses", "method", "network", "errors"},
-  "roles": {"method", "network", "targets", "errors"},
+  "roles": {"drawing", "method", "network", "targets", "errors"},
   "schedules": {"errors"},
   "terms": {"losses", "method", "network", "roles", "schedules", "errors"},
   "methods": {

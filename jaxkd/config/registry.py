@@ -130,7 +130,12 @@ def register_all() -> None:
   for obj in (
     experiment.Experiment,
     network.Network,
+    parallel.FSDPRules,
+    parallel.Frozen,
+    parallel.MLPRules,
     parallel.Mesh,
+    parallel.ReplicatedRules,
+    parallel.TransformerRules,
     phase.Settings,
     schedules.Decayed,
     schedules.Interpolated,

@@ -1,5 +1,23 @@
-"""Meshes, sharding rules, and the processes of a run."""
+"""Meshes, rules that place roles on them, frozen roles, and processes."""
 
-from jaxkd.parallel.mesh import FSDP, REPLICATED, Mesh, Placement, Rules, held
+from jaxkd.parallel.frozen import Frozen
+from jaxkd.parallel.mesh import Mesh, Placement, held
+from jaxkd.parallel.rules import (
+  FSDPRules,
+  MLPRules,
+  ReplicatedRules,
+  Rules,
+  TransformerRules,
+)
 
-__all__ = ["FSDP", "REPLICATED", "Mesh", "Placement", "Rules", "held"]
+__all__ = [
+  "FSDPRules",
+  "Frozen",
+  "MLPRules",
+  "Mesh",
+  "Placement",
+  "ReplicatedRules",
+  "Rules",
+  "TransformerRules",
+  "held",
+]

@@ -9,24 +9,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, did_you_mean
 from jaxkd.parallel import arrays, processes
+from jaxkd.parallel.frozen import Frozen, check_memory, kept, on_device
+from jaxkd.parallel.rules import (
+  AXES,
+  FSDPRules,
+  Rules,
+  check_form,
+  check_matches,
+  spec_of,
+)
 
-AXES = ("data", "fsdp", "tensor")
-
-Rules = tuple[tuple[str, tuple[str | None, ...] | str], ...]
-
-REPLICATED: Rules = ()
-# Largest dimension that divides, over the fsdp axis.
-FSDP: Rules = ((".*", "largest"),)
+_ROLES = ("params", "collections")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Mesh:
 
   Attributes:
     data: copies of the parameters; the batch is split over data and fsdp.
-    fsdp: parts that parameters are split into by `FSDP` rules.
+    fsdp: parts that parameters are split into by `FSDPRules`.
     tensor: parts for rules that name the axis.
   """
 
@@ -56,6 +58,11 @@ class Mesh:
     """The number of devices."""
     return self.data * self.fsdp * self.tensor
 
+  @property
+  def sizes(self) -> dict[str, int]:
+    """Devices along every axis."""
+    return {axis: getattr(self, axis) for axis in AXES}
+
   @functools.cached_property
   def devices(self) -> jax.sharding.Mesh:
     """The mesh over the first devices of this backend, or over all processes.
@@ -64,7 +71,7 @@ class Mesh:
       ConfigError: if there are fewer devices than the sizes ask for, or, with
         several processes, more.
     """
-    sizes = tuple(getattr(self, axis) for axis in AXES)
+    sizes = tuple(self.sizes.values())
     needed = self.size
     if needed > jax.device_count():
       raise ConfigError(
@@ -117,17 +124,56 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Shardings of batches and of every role's parameters on a mesh.
+  """Shardings of batches and of every role's arrays on a mesh.
 
   Attributes:
     mesh: the mesh.
-    rules: rules by role, (regular expression on the path, partition spec)
-      pairs of which the first match counts; roles without rules use `FSDP`,
-      parameters without a match are replicated.
+    rules: how a role's parameters and collections are split, by role, see
+      `parallel.rules`; roles that are not there have `FSDPRules`.
+    frozen: how a role is kept while it is not trained, by role.
   """
 
   mesh: Mesh
   rules: Mapping[str, Rules] = dataclasses.field(default_factory=dict)
+  frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    """Checks the form of the rules."""
+    for role, rules in self.rules.items():
+      check_form(role, rules)
+
+  def check_roles(self, roles: Iterable[str]) -> None:
+    """Raises `ConfigError` if there are options of a role that is not there.
+
+    Args:
+      roles: all roles, those of controls too.
+    """
+    roles = list(roles)
+    for field in ("rules", "frozen"):
+      for role in getattr(self, field):
+        if role not in roles:
+          raise ConfigError(
+            f"{field}: no role {role!r}{did_you_mean(role, roles)} (has "
+            f"{', '.join(roles)})"
+          )
+
+  def check(self, params: Mapping[str, Any]) -> None:
+    """Checks rules and memory against roles, before anything is placed.
+
+    Args:
+      params: arrays or shapes of parameters, by role.
+
+    Raises:
+      ConfigError: an axis does not divide a dimension, a rule matches no
+        parameter, or these devices do not have the memory.
+    """
+    self.of({"params": dict(params)})
+    for role in self.rules.keys() & params.keys():
+      leaves = jax.tree_util.tree_leaves_with_path(params[role])
+      paths = ["/".join(_parts(path)) for path, _ in leaves]
+      check_matches(role, self.rules[role], paths)
+    for role in self.frozen.keys() & params.keys():
+      check_memory(role, self.frozen[role], self.replicated)
 
   @property
   def replicated(self) -> NamedSharding:
@@ -183,42 +229,112 @@ class Placement:
     return _put(tree, self.of(tree))
 
   def of(self, tree: Any) -> Any:
-    """Shardings of a state-like tree.
+    """Shardings of a state-like tree, on the devices.
 
-    A leaf is placed by the rules of the first role named on its path; what
-    belongs to no role is replicated.
+    Parameters and collections are placed by the rules of their role. What is
+    kept for a parameter, such as a moment of an optimizer or an average in
+    memory, lies as it does: its path ends with role and path of the parameter,
+    and its shape is the same. All else is replicated.
 
     Args:
-      tree: arrays or shapes; parameters sit below their role's name.
+      tree: arrays or shapes; parameters and collections sit below `params` or
+        `collections` and their role's name.
 
     Returns:
       The tree with a `NamedSharding` for every leaf.
+
+    Raises:
+      ConfigError: an axis does not divide a dimension.
     """
-    return jax.tree_util.tree_map_with_path(self._leaf, tree)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    parts = [_parts(path) for path, _ in leaves]
+    specs: dict[tuple[str, ...], PartitionSpec] = {}
+    shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for path, (_, leaf) in zip(parts, leaves, strict=True):
+      root = _root(path)
+      if root is not None:
+        specs[path] = self._spec(path[root + 1], path[root + 2 :], leaf.shape)
+        if path[root] == "params":
+          specs[path[root + 1 :]] = specs[path]
+          shapes[path[root + 1 :]] = leaf.shape
+    for path, (_, leaf) in zip(parts, leaves, strict=True):
+      if path not in specs:
+        ends = (path[n:] for n in range(len(path)))
+        own = next((end for end in ends if end in shapes), None)
+        same = own is not None and shapes[own] == leaf.shape
+        specs[path] = specs[own] if same else PartitionSpec()
+    devices = self.mesh.devices
+    shardings = [NamedSharding(devices, specs[path]) for path in parts]
+    return jax.tree.unflatten(structure, shardings)
 
-  def _leaf(self, path, leaf) -> NamedSharding:
-    parts = [str(getattr(p, "key", getattr(p, "name", p))) for p in path]
-    rules = next((self.rules[p] for p in parts if p in self.rules), FSDP)
-    for pattern, spec in rules:
-      if re.search(pattern, "/".join(parts)):
-        return NamedSharding(self.mesh.devices, self._spec(spec, leaf.shape))
-    return self.replicated
-
-  def _spec(self, spec, shape) -> PartitionSpec:
-    if spec != "largest":
-      return PartitionSpec(*spec)
-    size = self.mesh.fsdp
-    fits = [n for n, s in enumerate(shape) if s % size == 0 and s > size]
-    if size == 1 or not fits:
-      return PartitionSpec()
-    best = max(fits, key=lambda n: shape[n])
-    return PartitionSpec(
-      *["fsdp" if n == best else None for n in range(best + 1)]
+  def of_role(self, role: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Shardings of all variables of a role, by collection."""
+    others = {kind: x for kind, x in variables.items() if kind != "params"}
+    placed = self.of(
+      {"params": {role: variables["params"]}, "collections": {role: others}}
     )
+    return {"params": placed["params"][role], **placed["collections"][role]}
+
+  def keep(self, frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Frozen roles in the type and the memory in which they are kept.
+
+    Args:
+      frozen: `params` and `collections` by role.
+    """
+    shardings, usual = self.of(frozen), Frozen()
+    return {
+      kind: {
+        role: kept(
+          self.frozen.get(role, usual),
+          tree,
+          shardings[kind][role],
+          cast=kind == "params",
+        )
+        for role, tree in trees.items()
+      }
+      for kind, trees in frozen.items()
+    }
+
+  def fetched(self, frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept on the host, on the devices; to be called inside a step.
+
+    Args:
+      frozen: what `keep` returned.
+    """
+    away = {role for role, how in self.frozen.items() if how.memory != "device"}
+    shardings = jax.tree.map(on_device, self.of(frozen))
+    return {
+      kind: {
+        role: jax.device_put(tree, shardings[kind][role])
+        if role in away
+        else tree
+        for role, tree in trees.items()
+      }
+      for kind, trees in frozen.items()
+    }
+
+  def _spec(self, role, path, shape) -> PartitionSpec:
+    rules = self.rules.get(role, FSDPRules())
+    sizes = self.mesh.sizes
+    return spec_of(role, rules, "/".join(path), tuple(shape), sizes)
+
+
+def _parts(path: Any) -> tuple[str, ...]:
+  return tuple(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
+
+
+def _root(path: tuple[str, ...]) -> int | None:
+  """Where `params` or `collections` stands; None if the leaf is of no role."""
+  for number, part in enumerate(path):
+    if part in ("optimizer", "memory"):
+      return None
+    if part in _ROLES:
+      return number
+  return None
 
 
 def held(tree: Any) -> int:
-  """Bytes of a tree on one device.
+  """Bytes of a tree on one device; what the host keeps has none.
 
   Args:
     tree: arrays, or `jax.ShapeDtypeStruct`s, with shardings.
@@ -226,6 +342,7 @@ def held(tree: Any) -> int:
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
+    if leaf.sharding.memory_kind != "pinned_host"
   )
 
 

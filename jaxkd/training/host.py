@@ -89,9 +89,15 @@ class Host:
       source = source.subset(rows)
     run = self._compile(function)
     placement = self.placement
-    state = placement.put((self.params, self.collections, self.memory))
+    state = placement.put(
+      {
+        "params": self.params,
+        "collections": self.collections,
+        "memory": self.memory,
+      }
+    )
     parts = [
-      arrays.fetch(run(*state, placement.put_batch(batch)))
+      arrays.fetch(run(**state, batch=placement.put_batch(batch)))
       for batch in pipeline.batches(source, self.batch_size, *placement.part)
     ]
     return {

@@ -45,7 +45,7 @@ def ideal(method: Method, outline: Outline, placement: Placement) -> Ideal:
     outline: one of its phases.
     placement: on which devices.
   """
-  state, frozen = outline.state, outline.frozen
+  state, frozen = outline.state, placement.put(outline.frozen)
   patterns = [p for update in outline.phase.updates for p in update.trainable]
   trained, rest = split_params(state.params, patterns)
   rest = merge_params(rest, frozen["params"])

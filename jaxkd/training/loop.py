@@ -39,7 +39,7 @@ from jaxkd.training.phase import PhaseRun, Settings, Stop, Trained
 from jaxkd.training.program import Program, Programs, build
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
-from jaxkd.training.state import Best, State, first, frozen
+from jaxkd.training.state import Best, State, first, frozen, settled
 from jaxkd.training.store import Shared, key_of_phase
 from jaxkd.training.target_files.folder import open_targets
 from jaxkd.training.targets import cache_targets
@@ -153,14 +153,19 @@ class Trainer:
     self._readers = targets and targets.readers(
       self.method, self._usage.answered, self._variables, self.splits
     )
-    self._memory = jax.tree.map(jnp.copy, dict(self.method.memory))
+    memory = {"memory": jax.tree.map(jnp.copy, dict(self.method.memory))}
+    self._memory = self.placement.put(memory)["memory"]
     self._offset = 0
     self._digests: dict[str, str] = {}
     self._on_device: list[Any] | None = None
     timing = processes.decide(
       lambda: files.read_json(self.run.timing, default={})
     )
-    for index, phase in enumerate(self.method.lasting_phases):
+    phases = self.method.lasting_phases
+    for index, phase in enumerate(phases):
+      self._variables = settled(
+        self.method, phases[index:], self._variables, self.placement
+      )
       new = yield from self._phase(f"{index}_{phase.name}", phase, train)
       if new is not None:
         timing[phase.name] = new
@@ -169,14 +174,17 @@ class Trainer:
     return Fitted(*self._variables, self._memory, timing)
 
   def _start(self) -> tuple[dict[str, Tree], dict[str, Tree]]:
-    """Variables by role before any phase."""
-    params, collections = initialise(self.method, self._rng, self._usage.inputs)
+    """Variables by role before any phase, on their devices."""
+    params, collections = initialise(
+      self.method, self._rng, self._usage.inputs, self.placement.of_role
+    )
     # Steps donate what they are given: the caller keeps the original.
     given = jax.tree.map(jnp.copy, dict(self.given))
     for role, variables in given.items():
       params[role] = variables["params"]
       collections[role] = {k: v for k, v in variables.items() if k != "params"}
-    return params, collections
+    placed = self.placement.put({"params": params, "collections": collections})
+    return placed["params"], placed["collections"]
 
   def _phase(
     self, name: str, phase: Phase, train: bool
@@ -260,7 +268,7 @@ class Trainer:
     self._begin(phase)
     used = self._usage.roles[phase.name]
     given = frozen(self.method, phase, self._variables, used=used)
-    given = self.placement.put(given)
+    given = self.placement.keep(given)
     found = picked(
       phase,
       feeds(phase, self.splits, self.batch_size, self._rng),
@@ -340,7 +348,7 @@ class Trainer:
     if not phase.targets or not self.settings.cache_targets:
       return source
     return cache_targets(
-      self.programs.compute_targets(phase),
+      self.programs.compute_targets(phase, self.placement),
       given,
       source,
       batch_size=self.settings.target_batch_size,

@@ -147,7 +147,7 @@ class Outliner:
     key, watch = jax.random.key(0), Watch()
     run = used.roles[phase.name]
     given = frozen(self.method, phase, variables, used=run)
-    given = self.placement.put(given)
+    given = self.placement.keep(given)
     streams = feeds(phase, self.splits, self.batch_size, key)
     main = streams[MAIN]
     epoch = pipeline.steps_per_epoch(main.source, main.batch_size)
@@ -162,7 +162,7 @@ class Outliner:
         memory,
       )
     )
-    batch = self._batch(phase, given, streams)
+    batch = self._batch(phase, self.placement.put(given), streams)
     validation, held_bytes = self._validation()
     program = build(
       self.method,

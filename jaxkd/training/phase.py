@@ -136,7 +136,7 @@ class PhaseRun:
     program: its compiled functions.
     state: where it starts, placed.
     best: the snapshot before any validation, placed; None without one.
-    frozen: trees of the frozen roles, placed.
+    frozen: trees of the frozen roles, as they are kept.
     feeds: the streams of examples, cached targets among their entries.
     validation: makes one pass over the placed validation batches.
     after_epoch: `(state, epoch) -> state`, the method's host function.

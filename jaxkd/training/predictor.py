@@ -61,15 +61,15 @@ class Predictor:
       Arrays [N, ...] by predictor, in the method's order, and further measures
       [N] by name.
     """
-    variables = (
-      dict(fitted.params),
-      dict(fitted.collections),
-      dict(fitted.memory),
-    )
+    variables = {
+      "params": dict(fitted.params),
+      "collections": dict(fitted.collections),
+      "memory": dict(fitted.memory),
+    }
     placement = self.placement
     variables = placement.put(variables)
     parts = [
-      arrays.fetch(self._run(*variables, placement.put_batch(batch)))
+      arrays.fetch(self._run(**variables, batch=placement.put_batch(batch)))
       for batch in pipeline.batches(source, self.batch_size, *placement.part)
     ]
     kept, measures = jax.tree.map(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxkd.data.source import Splits
 from jaxkd.method import Method, Phase
@@ -234,11 +236,15 @@ class Programs:
     """Those of a method of which some roles' outputs lie in a folder."""
     return cls(method, targets.served(method) if targets else {})
 
-  def compute_targets(self, phase: Phase) -> Callable[..., Any]:
+  def compute_targets(
+    self, phase: Phase, placement: Placement
+  ) -> Callable[..., Any]:
     """The function of a phase's targets, one for all seeds."""
     if phase.name not in self.targets:
       made = make_targets(self.method, phase, self.watches[phase.name])
-      self.targets[phase.name] = jax.jit(made)
+      self.targets[phase.name] = jax.jit(
+        lambda frozen, batch: made(placement.fetched(frozen), batch)
+      )
     return self.targets[phase.name]
 
   def usage(self, splits: Splits, batch_size: int) -> Usage:
@@ -247,6 +253,40 @@ class Programs:
       seen = examples(self.method, splits, batch_size)
       self._usage = usage(self.method, *seen, self.served)
     return self._usage
+
+
+def _fetching(
+  function: Callable[[State, Tree, Tree], Tree], placement: Placement
+) -> Callable[[State, Tree, Tree], Tree]:
+  """The function on frozen roles that may be kept on the host."""
+
+  @functools.wraps(function)  # programs are told apart by their text
+  def fetching(state, frozen, batch):
+    return function(state, placement.fetched(frozen), batch)
+
+  return fetching
+
+
+def _aligned(phase: Phase, placement: Placement) -> Phase:
+  """The phase, its optimizers given gradients where the parameters lie.
+
+  Left alone, the compiler may compute moments and parameters in other parts
+  and put all of them together again, where gradients alone are enough.
+  """
+
+  def align(optimizer):
+    def update(gradients, state, params):
+      where = placement.of({"params": gradients})["params"]
+      gradients = jax.lax.with_sharding_constraint(gradients, where)
+      return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+  updates = tuple(
+    dataclasses.replace(update, optimizer=align(update.optimizer))
+    for update in phase.updates
+  )
+  return dataclasses.replace(phase, updates=updates)
 
 
 def build(
@@ -270,7 +310,7 @@ def build(
     phase: one of its phases.
     state: the phase's state, placed.
     best: the best snapshot, placed; None without validation.
-    frozen: trees of the frozen roles, placed.
+    frozen: trees of the frozen roles, as they are kept.
     batch: a training batch, placed.
     validation_batch: a validation batch, placed.
     steps_per_epoch: how many steps make an epoch.
@@ -282,12 +322,15 @@ def build(
     The program.
   """
   step = jax.jit(
-    make_step(
-      method,
-      phase,
-      steps_per_epoch=steps_per_epoch,
-      watch=watch,
-      served=served,
+    _fetching(
+      make_step(
+        method,
+        _aligned(phase, placement),
+        steps_per_epoch=steps_per_epoch,
+        watch=watch,
+        served=served,
+      ),
+      placement,
     ),
     donate_argnums=0,
     out_shardings=(placement.of(state), placement.replicated),
@@ -295,7 +338,8 @@ def build(
   if best is None:
     return Program(step=Compiled(step), validate=None, keep_best=None)
   validate = jax.jit(
-    make_validation(method, phase), out_shardings=placement.replicated
+    _fetching(make_validation(method, phase), placement),
+    out_shardings=placement.replicated,
   ).lower(state, frozen, validation_batch)
   loss = (jnp.float32(0), jnp.float32(1))
   keep = jax.jit(

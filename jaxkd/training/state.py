@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.method import Method, Phase
+from jaxkd.parallel import Placement
 from jaxkd.params import split_params
 from jaxkd.roles import key_of
 
@@ -160,3 +161,33 @@ def frozen(
     kind: {role: trees[role] for role in used if role not in trained}
     for kind, trees in zip(("params", "collections"), variables, strict=True)
   }
+
+
+def settled(
+  method: Method,
+  phases: Sequence[Phase],
+  variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
+  placement: Placement,
+) -> tuple[dict[str, Tree], dict[str, Tree]]:
+  """Variables of which those that nothing trains any more are kept so.
+
+  Args:
+    method: the method.
+    phases: all that are still to come.
+    variables: parameters and collections by role.
+    placement: says how frozen roles are kept.
+
+  Returns:
+    Parameters and collections by role.
+  """
+  roles = tuple(method.roles)
+  trained = {role for phase in phases for role in phase.trains(roles)}
+  params, collections = (
+    {role: tree for role, tree in trees.items() if role not in trained}
+    for trees in variables
+  )
+  kept = placement.keep({"params": params, "collections": collections})
+  return (
+    {**variables[0], **kept["params"]},
+    {**variables[1], **kept["collections"]},
+  )

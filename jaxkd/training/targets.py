@@ -57,7 +57,7 @@ def cache_targets(
 
   Args:
     compute: what `make_targets` made, jitted.
-    frozen: trees of the roles that the phase does not train, placed.
+    frozen: trees of the roles that the phase does not train, as they are kept.
     source: N examples.
     batch_size: examples in a batch; small ones keep what is inside small.
     placement: on which devices.
