@@ -39,7 +39,7 @@ from jaxkd.training.phase import PhaseRun, Settings, Stop, Trained
 from jaxkd.training.program import Program, Programs, build
 from jaxkd.training.progress import Progress
 from jaxkd.training.progress import progress as make_progress
-from jaxkd.training.state import Best, State, first, frozen, settled
+from jaxkd.training.state import Best, Fitted, State, first, frozen, settled
 from jaxkd.training.store import Shared, key_of_phase
 from jaxkd.training.target_files.folder import open_targets
 from jaxkd.training.targets import cache_targets
@@ -47,23 +47,6 @@ from jaxkd.training.workdir import Run
 
 Tree = Any
 logger = logging.getLogger("jaxkd")
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-  """What training left.
-
-  Attributes:
-    params: parameters by role.
-    collections: other variables by role.
-    memory: what the method kept between steps, by name.
-    timing: by phase; a phase that was not trained here says why.
-  """
-
-  params: Mapping[str, Tree]
-  collections: Mapping[str, Tree]
-  memory: Mapping[str, Tree]
-  timing: Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -153,18 +136,17 @@ class Trainer:
     self._readers = targets and targets.readers(
       self.method, self._usage.answered, self._variables, self.splits
     )
-    memory = {"memory": jax.tree.map(jnp.copy, dict(self.method.memory))}
-    self._memory = self.placement.put(memory)["memory"]
+    memory = jax.tree.map(jnp.copy, dict(self.method.memory))
+    self._memory = self.placement.put({"memory": memory})["memory"]
     self._offset = 0
     self._digests: dict[str, str] = {}
     self._on_device: list[Any] | None = None
     timing = processes.decide(
       lambda: files.read_json(self.run.timing, default={})
     )
-    phases = self.method.lasting_phases
-    for index, phase in enumerate(phases):
+    for index, phase in enumerate(self.method.lasting_phases):
       self._variables = settled(
-        self.method, phases[index:], self._variables, self.placement
+        self.method, index, self._variables, self.placement
       )
       new = yield from self._phase(f"{index}_{phase.name}", phase, train)
       if new is not None:

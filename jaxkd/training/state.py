@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -41,6 +42,23 @@ class State:
   collections: Mapping[str, Tree]
   optimizer: Mapping[str, Tree]
   memory: Mapping[str, Tree]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+  """What training left.
+
+  Attributes:
+    params: parameters by role.
+    collections: other variables by role.
+    memory: what the method kept between steps, by name.
+    timing: by phase; a phase that was not trained here says why.
+  """
+
+  params: Mapping[str, Tree]
+  collections: Mapping[str, Tree]
+  memory: Mapping[str, Tree]
+  timing: Mapping[str, Mapping[str, Any]]
 
 
 @flax.struct.dataclass
@@ -165,7 +183,7 @@ def frozen(
 
 def settled(
   method: Method,
-  phases: Sequence[Phase],
+  index: int,
   variables: tuple[Mapping[str, Tree], Mapping[str, Tree]],
   placement: Placement,
 ) -> tuple[dict[str, Tree], dict[str, Tree]]:
@@ -173,7 +191,7 @@ def settled(
 
   Args:
     method: the method.
-    phases: all that are still to come.
+    index: of the first phase that is still to come.
     variables: parameters and collections by role.
     placement: says how frozen roles are kept.
 
@@ -181,7 +199,8 @@ def settled(
     Parameters and collections by role.
   """
   roles = tuple(method.roles)
-  trained = {role for phase in phases for role in phase.trains(roles)}
+  coming = method.lasting_phases[index:]
+  trained = {role for phase in coming for role in phase.trains(roles)}
   params, collections = (
     {role: tree for role, tree in trees.items() if role not in trained}
     for trees in variables
