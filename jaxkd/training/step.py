@@ -33,6 +33,7 @@ from jaxkd.training.state import State
 Array = jax.Array
 Frozen = Mapping[str, Mapping[str, Any]]
 Metrics = dict[str, Any]
+Move = Callable[[], Mapping[str, Any]]  # a changed optimizer state by update
 
 
 def make_step(
@@ -70,11 +71,12 @@ def make_step(
     watch.saw(nets)
     metrics: Metrics = {}
     finite = jnp.bool_(True)
-    new = state
+    new, moves = state, []
     for update in phase.updates:
       apply = functools.partial(_update, method, update, watch)
       given = (frozen, Answers(served or {}, batch))
-      new, reported, fine = _apply(apply, update, new, given, now)
+      new, reported, fine, move = _apply(apply, update, new, given, now)
+      moves.append(move)
       repeated = set(reported) & set(metrics)
       if repeated:
         raise ConfigError(
@@ -83,32 +85,50 @@ def make_step(
         )
       metrics |= reported
       finite = finite & fine
-    return _guarded(state, new, finite), {**metrics, "finite": finite}
+    kept = _commit(finite & (state.failed < 0), state, new, moves)
+    failed = jnp.where((state.failed < 0) & ~finite, state.step, state.failed)
+    kept = kept.replace(step=state.step + 1, failed=failed)
+    return kept, {**metrics, "finite": finite}
 
   return step
 
 
-def _guarded(old: State, new: State, finite: Array) -> State:
-  """Keeps the old state from the first step on that was not finite."""
-  fine = finite & (old.failed < 0)
+def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
+  """The new state if it is fine, or the old one.
 
-  def choose(a, b):
-    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-      return a
-    return jnp.where(fine, b, a)
+  On a CPU only one branch runs. There the optimizer states are computed from
+  the gradients once more when the new parameters are known to be finite, so
+  that they change in place. Elsewhere a branch can make the host wait: both
+  states are computed, and the compiler finds the repetition.
+  """
 
-  kept = jax.tree.map(choose, old, new)
-  failed = jnp.where((old.failed < 0) & ~finite, old.step, old.failed)
-  return kept.replace(step=old.step + 1, failed=failed)
+  def changed():
+    optimizer = dict(new.optimizer)
+    for move in moves:
+      optimizer |= move()
+    return new.replace(optimizer=optimizer)
+
+  def branch():
+    return jax.lax.cond(fine, changed, lambda: old)
+
+  def select():
+    def choose(a, b):
+      if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        return a
+      return jnp.where(fine, b, a)
+
+    return jax.tree.map(choose, old, changed())
+
+  return jax.lax.platform_dependent(cpu=branch, default=select)
 
 
 def _apply(
-  apply: Callable[..., tuple[State, Metrics, Array]],
+  apply: Callable[..., tuple[State, Metrics, Array, Move]],
   update: Update,
   state: State,
   given: tuple[Frozen, Answers],
   now: Step,
-) -> tuple[State, Metrics, Array]:
+) -> tuple[State, Metrics, Array, Move]:
   """Makes one update, if it is due at this step."""
 
   def due(state):
@@ -116,13 +136,16 @@ def _apply(
 
   if update.every == 1:
     return due(state)
-  shapes = jax.eval_shape(due, state)
+  shapes = jax.eval_shape(lambda state: due(state)[1], state)
 
   def skipped(state):
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return state, zeros, jnp.bool_(True)
 
-  return jax.lax.cond(now.index % update.every == 0, due, skipped, state)
+  made = jax.lax.cond(
+    now.index % update.every == 0, lambda s: due(s)[:3], skipped, state
+  )
+  return *made, dict
 
 
 def _update(method, update, watch, state, given, now):
@@ -162,9 +185,8 @@ def _update(method, update, watch, state, given, now):
   # The gradient of total / weight: exact means whatever the split.
   divisor = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
   grads = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), grads)
-  steps, optimizer = update.optimizer.update(
-    grads, state.optimizer[update.name], trained
-  )
+  inputs = grads, state.optimizer[update.name], trained
+  steps, optimizer = update.optimizer.update(*inputs)
   trained = optax.apply_updates(trained, steps)
   if update.name in metrics:
     raise ConfigError(
@@ -184,7 +206,12 @@ def _update(method, update, watch, state, given, now):
     optimizer={**state.optimizer, update.name: optimizer},
     memory=memory,
   )
-  return new, metrics, _all_finite((total, trained, collections, memory))
+
+  def move():
+    return {update.name: update.optimizer.update(*inputs)[1]}
+
+  fine = _all_finite((total, trained, collections, memory))
+  return new, metrics, fine, move
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
@@ -205,9 +232,22 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def _all_finite(tree: Any) -> Array:
+  """Whether no entry of any array is infinite or NaN."""
   leaves = [
-    jnp.all(jnp.isfinite(leaf))
+    leaf
     for leaf in jax.tree.leaves(tree)
     if jnp.issubdtype(leaf.dtype, jnp.inexact)
   ]
-  return jnp.all(jnp.stack(leaves)) if leaves else jnp.bool_(True)
+  if not leaves:
+    return jnp.bool_(True)
+
+  def every():
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+  def sums():
+    # Sums are quick on a CPU. A finite one has finite terms; one that is not
+    # may have overflowed.
+    finite = jnp.stack([jnp.isfinite(jnp.sum(x)) for x in leaves])
+    return jax.lax.cond(jnp.all(finite), lambda: True, every)
+
+  return jax.lax.platform_dependent(cpu=sums, default=every)

@@ -292,6 +292,51 @@ def test_nothing_of_a_step_that_is_not_finite_is_kept(kind):
     )
 
 
+def _shooting(scale):
+  """SGD whose learning rate at step 2 is so large."""
+  return optax.sgd(lambda count: jnp.where(count == 2, scale, 0.1))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_parameter_that_overflows_is_never_kept(every):
+  update = toys.update(
+    optimizer=optax.chain(optax.trace(0.9), _shooting(jnp.inf)), every=every
+  )
+  step, state, frozen = _make(_toy(update), toys.batch(8))
+  seen, metrics = [], {}
+  for _ in range(2 * every + 2):
+    before = _host(state)
+    state, metrics = step(state, frozen, toys.batch(8))
+    seen.append(bool(metrics["finite"]))
+    if int(state.step) == 2 * every + 1:
+      last = before
+  assert seen.index(False) == 2 * every
+  assert state.failed == 2 * every
+  chex.assert_trees_all_equal(
+    _host(state).replace(step=0, failed=0), last.replace(step=0, failed=0)
+  )
+
+
+def test_large_parameters_are_finite_though_their_sum_is_not():
+  batch = toys.batch(4)
+  step, state, frozen = _make(_toy(toys.update()), batch)
+  bias = state.params["student"]["fc3"]["bias"]
+  large = jax.tree.map(lambda x: x, state.params)
+  large["student"]["fc3"]["bias"] = jnp.full_like(bias, 3e38)
+  state, metrics = step(state.replace(params=large), frozen, batch)
+  assert metrics["finite"]
+  assert state.failed == -1
+
+
+def test_the_state_changes_in_place_but_for_its_parameters():
+  method, batch = _toy(toys.update(optimizer=optax.adam(1e-2))), toys.batch(4)
+  step, state, frozen = _make(method, batch)
+  plan = step.lower(state, frozen, batch).compile().memory_analysis()
+  states = sum(x.nbytes for x in jax.tree.leaves(state.optimizer))
+  assert plan.alias_size_in_bytes > 1.4 * states  # and parameters
+  assert plan.temp_size_in_bytes < 1.5 * states
+
+
 def test_a_nan_in_padding_does_not_stop_a_phase():
   def loss(view, batch, step):
     del step
