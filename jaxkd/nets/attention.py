@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError
 from jaxkd.losses.softmax import soft_cap
-from jaxkd.nets import initializers
+from jaxkd.nets import initializers, layers
 from jaxkd.nets.rotary import DynamicScaling, Scaling, rotary
 
 Array = jax.Array
@@ -34,7 +34,12 @@ def matrix(
 ) -> nn.Dense:
   """Returns a linear layer, for a module's compact method."""
   return nn.Dense(
-    features, use_bias=bias, kernel_init=kernel_init, dtype=dtype, name=name
+    features,
+    use_bias=bias,
+    kernel_init=kernel_init,
+    dtype=dtype,
+    dot_general=layers.rows_dot_general,
+    name=name,
   )
 
 

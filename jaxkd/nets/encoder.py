@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError, did_you_mean
-from jaxkd.nets import blocks, stochastic_depth
+from jaxkd.nets import blocks, layers, stochastic_depth
 from jaxkd.nets.junctions import Identity
 
 Array = jax.Array
@@ -44,7 +44,12 @@ def dense(
     bias: whether a bias is added, at the start 0.
   """
   return nn.Dense(
-    features, use_bias=bias, kernel_init=WEIGHTS, dtype=dtype, name=name
+    features,
+    use_bias=bias,
+    kernel_init=WEIGHTS,
+    dtype=dtype,
+    dot_general=layers.rows_dot_general,
+    name=name,
   )
 
 

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxkd.errors import ConfigError
 from jaxkd.losses.softmax import soft_cap
-from jaxkd.nets import initializers
+from jaxkd.nets import initializers, layers
 
 Array = jax.Array
 
@@ -52,7 +52,7 @@ class Head(nn.Module, kw_only=True):
     else:
       kernel = table.T
     inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
-    return soft_cap(inputs @ kernel, self.cap)
+    return soft_cap(layers.rows_dot(inputs, kernel), self.cap)
 
 
 def embedding(net: Decoder, tokens: Array, stddev: float) -> nn.Embed:
