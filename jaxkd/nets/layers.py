@@ -20,6 +20,7 @@ Array = jax.Array
 
 ROWS = (((1,), (0,)), ((), ()))  # the dimension numbers of a matrix product
 
+
 def _add_bias(
   module: nn.Module,
   outputs: Array,
@@ -91,9 +92,7 @@ class Linear(nn.Module):
       "kernel", self.kernel_init, (fan_in, self.features), jnp.float32
     )
     inputs, kernel = dtypes.promote_dtype(inputs, kernel, dtype=self.dtype)
-    return _add_bias(
-      self, rows_dot(inputs, kernel), fan_in, self.bias_init
-    )
+    return _add_bias(self, rows_dot(inputs, kernel), fan_in, self.bias_init)
 
 
 class Conv(nn.Module):
