@@ -195,11 +195,7 @@ def _update(method, update, watch, state, given, now):
     )
   metrics = {update.name: (total, weight), **metrics}
   if update.remember is not None:
-    means = {
-      name: part[0] / jnp.maximum(part[1], jnp.finfo(jnp.float32).tiny)
-      for name, part in jax.lax.stop_gradient(metrics).items()
-    }
-    memory = {**memory, **update.remember(memory, means, now)}
+    memory = _remembered(update.remember, memory, metrics, now)
   new = state.replace(
     params=merge_params(trained, rest),
     collections=collections,
@@ -212,6 +208,14 @@ def _update(method, update, watch, state, given, now):
 
   fine = _all_finite((total, trained, collections, memory))
   return new, metrics, fine, move
+
+
+def _remembered(remember, memory, metrics, now):
+  means = {
+    name: part[0] / jnp.maximum(part[1], jnp.finfo(jnp.float32).tiny)
+    for name, part in jax.lax.stop_gradient(metrics).items()
+  }
+  return {**memory, **remember(memory, means, now)}
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
