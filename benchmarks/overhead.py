@@ -43,6 +43,7 @@ from jaxkd.roles import initialise
 from jaxkd.training.loop import Trainer
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build
+from jaxkd.training.proofs import Watch
 from jaxkd.training.state import create, frozen
 from jaxkd.training.workdir import Run
 
@@ -130,6 +131,7 @@ def library_step(pair: Pair) -> Timed:
     validation_batch=batch,
     steps_per_epoch=1000,
     placement=placement,
+    watch=Watch(),
   ).step
 
   def call():
