@@ -35,6 +35,7 @@ from jaxkd.parallel import Mesh, Placement
 from jaxkd.roles import count_params, initialise
 from jaxkd.training.phase import Settings
 from jaxkd.training.program import Programs, build
+from jaxkd.training.proofs import Watch
 from jaxkd.training.state import State, create, frozen
 from jaxkd.training.targets import cache_targets
 
@@ -170,6 +171,7 @@ class Ours:
         self.splits.train, self.budget.batch_size
       ),
       placement=self.placement,
+      watch=Watch(),
     )
     program.compile()
     self.compile_s[name] = round(time.perf_counter() - began, 2)
