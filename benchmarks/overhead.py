@@ -6,11 +6,13 @@
 KD's compiled step, as a run executes it, and a jitted function of the same
 networks with a loss and Adam in plain jax, which checks nothing and counts
 nothing. `overhead_ratio` is the first over the second, a median of paired
-rounds; `overhead_interval` holds nine tenths of the rounds' ratios' medians.
+rounds; `over_by_hand_interval` holds nine tenths of the medians of resampled
+rounds. `first_loss` shows that all compute the same.
 `loop_ratio` is the seconds a step takes in the loop of a run (batches, record,
 progress) over those of the compiled step called in a row. The last line
-printed is one JSON object. If torch can be imported, the same in PyTorch is
-timed in turns with them.
+printed is one JSON object. If torch can be imported and jax computes on a CPU,
+the same in PyTorch is timed in turns with them, as it is and, where that works,
+by `torch.compile`: `torch` and `torch_compile`.
 """
 
 from __future__ import annotations
@@ -143,17 +145,25 @@ def library_step(pair: Pair) -> Timed:
   return Timed(call, planned(step.executable))
 
 
+def fresh(pair: Pair) -> dict[str, Any]:
+  """The variables that teacher and student begin at, as modules take them."""
+  kd = method(pair)
+  batch = jax.eval_shape(lambda: dict(pair.arrays(pair.batch_size)))
+  shapes = dict.fromkeys(kd.roles, batch)
+  params, others = initialise(kd, jax.random.key(0), shapes)
+  return {role: {"params": params[role], **others[role]} for role in kd.roles}
+
+
 def hand_written_step(pair: Pair) -> Timed:
   """The same step in plain jax."""
   kd = method(pair)
   arrays = pair.arrays(pair.batch_size)
   batch = {name: jnp.asarray(value) for name, value in arrays.items()}
-  shapes = {role: jax.eval_shape(lambda: dict(batch)) for role in kd.roles}
-  params, others = initialise(kd, jax.random.key(0), shapes)
-  teacher = {"params": params["teacher"], **others["teacher"]}
+  variables = fresh(pair)
+  teacher, own = variables["teacher"], variables["student"]
   optimizer = optax.adam(LR)
-  own = params["student"]
-  carry = own, others["student"], optimizer.init(own)
+  params = own.pop("params")
+  carry = params, own, optimizer.init(params)
 
   def step(carry, teacher, batch):
     params, statistics, moments = carry
@@ -224,15 +234,20 @@ def interval(ratios: Sequence[float]) -> list[float]:
   ]
 
 
+def torch_peer() -> bool:
+  """Whether PyTorch is timed too; its peer is one for CPUs."""
+  return torch_pairs is not None and jax.default_backend() == "cpu"
+
+
 def compare(pair: Pair, budget: Budget) -> dict[str, Any]:
   """Times the steps of one pair in turns."""
   timed = {"jaxkd": library_step(pair), "by_hand": hand_written_step(pair)}
   calls = {name: each.call for name, each in timed.items()}
-  losses = {name: float(call()) for name, call in calls.items()}
-  if torch_pairs is not None:
+  if torch_peer():
     calls |= torch_pairs.steps(
-      pair, lr=LR, temperature=TEMPERATURE, alpha=ALPHA
+      pair, fresh(pair), lr=LR, temperature=TEMPERATURE, alpha=ALPHA
     )
+  losses = {name: float(call()) for name, call in calls.items()}
   samples = harness.interleave(
     calls,
     repetitions=budget.repetitions,
@@ -307,11 +322,12 @@ def measure(
     The JSON record.
   """
   threads = harness.cores()
-  peer = {} if torch_pairs is None else torch_pairs.record(threads)
+  peer = torch_pairs.record(threads) if torch_peer() else {}
   record = {
     "benchmark": "overhead",
     **harness.record(**peer.get("versions", {})),
     "torch_threads": peer.get("threads"),
+    "torch_compile_error": peer.get("compile_error"),
     **dataclasses.asdict(budget),
     "networks": {},
   }
