@@ -138,8 +138,8 @@ def small(pair: Pair) -> Pair:
   """The same kinds in a size that compiles and runs in a moment."""
   return dataclasses.replace(
     pair,
-    teacher=Size(24, 1),
-    student=Size(12, 1),
+    teacher=Size(48, 1),
+    student=Size(24, 1),
     batch_size=4,
     extent=16,
   )

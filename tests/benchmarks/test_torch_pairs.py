@@ -17,6 +17,15 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+  """Steps of these sizes gain nothing from more."""
+  threads = torch_pairs.torch.get_num_threads()
+  torch_pairs.torch.set_num_threads(1)
+  yield
+  torch_pairs.torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_networks_have_as_many_parameters(name):
   pair = PAIRS[name]
