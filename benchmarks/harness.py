@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxkd.training.environment import environment
 
 _STATUS = Path("/proc/self/status")
@@ -50,6 +52,15 @@ class Samples:
     """The median over the rounds of first / second."""
     pairs = zip(self.seconds[first], self.seconds[second], strict=True)
     return statistics.median(a / b for a, b in pairs)
+
+  def interval(self, first: str, second: str) -> list[float]:
+    """Nine tenths of the medians of resampled rounds of first / second."""
+    pairs = zip(self.seconds[first], self.seconds[second], strict=True)
+    ratios = [a / b for a, b in pairs]
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    return [
+      round(float(q), 4) for q in np.quantile(np.median(draws, 1), (0.05, 0.95))
+    ]
 
 
 def interleave(

@@ -30,7 +30,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from benchmarks import harness
@@ -88,11 +87,21 @@ class Timed:
 
   Attributes:
     call: makes one step and waits for it; returns the loss.
-    memory: bytes that the compiled program plans, by kind.
+    program: what is called, compiled.
   """
 
   call: Callable[[], float]
-  memory: dict[str, int]
+  program: Any
+
+  @property
+  def memory(self) -> dict[str, int]:
+    """Bytes of the program: arguments, results beside them, temporary."""
+    plan = self.program.memory_analysis()
+    return {
+      "arguments": plan.argument_size_in_bytes,
+      "results": plan.output_size_in_bytes - plan.alias_size_in_bytes,
+      "temporary": plan.temp_size_in_bytes,
+    }
 
 
 def method(pair: Pair) -> KD:
@@ -108,12 +117,23 @@ def method(pair: Pair) -> KD:
   )
 
 
-def library_step(pair: Pair) -> Timed:
-  """KD's step as a run compiles it."""
-  kd, placement = method(pair), Placement(Mesh())
+def library_step(
+  pair: Pair, *, mesh: Mesh | None = None, micro_batches: int = 1
+) -> Timed:
+  """KD's step as a run compiles it.
+
+  Args:
+    pair: the networks.
+    mesh: the devices; one if not given.
+    micro_batches: parts of the batch whose gradients are added.
+  """
+  kd, placement = method(pair), Placement(mesh or Mesh())
   source = pair.source(pair.batch_size)
   splits = Splits(train=source, validation=source, test=source)
   phase = kd.lasting_phases[0]
+  (update,) = phase.updates
+  update = dataclasses.replace(update, accumulate=micro_batches)
+  phase = dataclasses.replace(phase, updates=(update,))
   rng = jax.random.key(0)
   use = Programs(kd).usage(splits, pair.batch_size)
   variables = initialise(kd, rng, use.inputs)
@@ -142,7 +162,7 @@ def library_step(pair: Pair) -> Timed:
     total, weight = metrics["loss"]
     return total / weight
 
-  return Timed(call, planned(step.executable))
+  return Timed(call, step.executable)
 
 
 def fresh(pair: Pair) -> dict[str, Any]:
@@ -188,7 +208,7 @@ def hand_written_step(pair: Pair) -> Timed:
     carry, value = jax.block_until_ready(program(carry, teacher, batch))
     return value
 
-  return Timed(call, planned(program))
+  return Timed(call, program)
 
 
 def run(
@@ -216,24 +236,6 @@ def distillation(
   return (1 - ALPHA) * task + ALPHA * TEMPERATURE**2 * kl
 
 
-def planned(program: Any) -> dict[str, int]:
-  """Bytes of a compiled program: arguments, results beside them, temporary."""
-  plan = program.memory_analysis()
-  return {
-    "arguments": plan.argument_size_in_bytes,
-    "results": plan.output_size_in_bytes - plan.alias_size_in_bytes,
-    "temporary": plan.temp_size_in_bytes,
-  }
-
-
-def interval(ratios: Sequence[float]) -> list[float]:
-  """Nine tenths of the medians of resampled rounds."""
-  draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-  return [
-    round(float(q), 4) for q in np.quantile(np.median(draws, 1), (0.05, 0.95))
-  ]
-
-
 def torch_peer() -> bool:
   """Whether PyTorch is timed too; its peer is one for CPUs."""
   return torch_pairs is not None and jax.default_backend() == "cpu"
@@ -255,7 +257,6 @@ def compare(pair: Pair, budget: Budget) -> dict[str, Any]:
     sample_seconds=budget.sample_seconds,
     clock=CLOCKS[budget.clock],
   )
-  ours = samples.seconds["jaxkd"]
   found = {
     "batch_size": pair.batch_size,
     "first_loss": losses,
@@ -268,9 +269,7 @@ def compare(pair: Pair, budget: Budget) -> dict[str, Any]:
   }
   for name in calls:
     if name != "jaxkd":
-      theirs = samples.seconds[name]
-      ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-      found[f"over_{name}_interval"] = interval(ratios)
+      found[f"over_{name}_interval"] = samples.interval("jaxkd", name)
       found[f"over_{name}"] = round(samples.ratio("jaxkd", name), 4)
   return found
 
