@@ -174,7 +174,7 @@ def relative_entropy(log_a: Array, log_b: Array) -> Array:
   of small divergences: an error common to all log-probabilities cancels.
   """
   in_b = log_b > -jnp.inf
-  a, b = jnp.exp(log_a), jnp.exp(log_b)
+  a, b = exp(log_a), exp(log_b)
   ratio = jnp.where((log_a > -jnp.inf) & in_b, log_a - log_b, -1.0)
   near = jnp.abs(ratio) < 0.5
   close = a * _curvature(jnp.where(near, ratio, 0.0))
@@ -187,7 +187,7 @@ def _relative_entropy_jvp(primals, tangents):
   """The slopes are a (log a - log b) and b - a, from what the terms need."""
   log_a, log_b = primals
   in_b = log_b > -jnp.inf
-  a, b = jnp.exp(log_a), jnp.exp(log_b)
+  a, b = exp(log_a), exp(log_b)
   ratio = jnp.where((log_a > -jnp.inf) & in_b, log_a - log_b, 0.0)
   by_a, by_b = a * ratio, jnp.where(in_b, b - a, 0.0)
   terms = relative_entropy(log_a, log_b)
