@@ -5,12 +5,13 @@
 
 KD's compiled step, as a run executes it, and a jitted function of the same
 networks with a loss and Adam in plain jax, which checks nothing and counts
-nothing. `overhead_ratio` is the first over the second, a median of paired
-rounds; `over_by_hand_interval` holds nine tenths of the medians of resampled
-rounds. `first_loss` shows that all compute the same.
-`loop_ratio` is the seconds a step takes in the loop of a run (batches, record,
-progress) over those of the compiled step called in a row. The last line
-printed is one JSON object. If torch can be imported and jax computes on a CPU,
+nothing; and that function with jaxkd's losses (`same_losses`), which tells what
+the step costs from what the losses' precision costs. `overhead_ratio` is the
+first over the second, a median of paired rounds; `over_by_hand_interval` holds
+nine tenths of the medians of resampled rounds. `first_loss` shows that all
+compute the same. `loop_ratio` is the seconds a step takes in the loop of a run
+(batches, record, progress) over those of the compiled step called in a row. The
+last line printed is one JSON object. If torch can be imported and jax computes on a CPU,
 the same in PyTorch is timed in turns with them, as it is and, where that works,
 by `torch.compile`: `torch` and `torch_compile`.
 """
@@ -34,6 +35,7 @@ import optax
 
 from benchmarks import harness
 from benchmarks.pairs import PAIRS, Pair, small
+from jaxkd import losses
 from jaxkd.data import pipeline
 from jaxkd.data.source import Splits
 from jaxkd.method import Batch
@@ -174,8 +176,17 @@ def fresh(pair: Pair) -> dict[str, Any]:
   return {role: {"params": params[role], **others[role]} for role in kd.roles}
 
 
-def hand_written_step(pair: Pair) -> Timed:
-  """The same step in plain jax."""
+def hand_written_step(
+  pair: Pair, objective: Callable[..., jax.Array] | None = None
+) -> Timed:
+  """The same step in plain jax.
+
+  Args:
+    pair: the networks.
+    objective: of logits, the teacher's logits and labels; `distillation` if
+      not given.
+  """
+  objective = objective or distillation
   kd = method(pair)
   arrays = pair.arrays(pair.batch_size)
   batch = {name: jnp.asarray(value) for name, value in arrays.items()}
@@ -192,7 +203,7 @@ def hand_written_step(pair: Pair) -> Timed:
     def loss(params):
       variables = {"params": params, **statistics}
       logits, changed = run(kd.student, variables, batch, train=True)
-      return distillation(logits, target, batch["label"]), changed
+      return objective(logits, target, batch["label"]), changed
 
     (value, changed), grads = jax.value_and_grad(loss, has_aux=True)(params)
     steps, moments = optimizer.update(grads, moments, params)
@@ -236,6 +247,15 @@ def distillation(
   return (1 - ALPHA) * task + ALPHA * TEMPERATURE**2 * kl
 
 
+def library_losses(
+  logits: jax.Array, target: jax.Array, label: jax.Array
+) -> jax.Array:
+  """The same with jaxkd's losses, which keep small divergences precise."""
+  task = losses.cross_entropy(logits, label).mean()
+  kl = losses.kl(logits, target, temperature=TEMPERATURE).mean()
+  return (1 - ALPHA) * task + ALPHA * kl
+
+
 def torch_peer() -> bool:
   """Whether PyTorch is timed too; its peer is one for CPUs."""
   return torch_pairs is not None and jax.default_backend() == "cpu"
@@ -243,13 +263,17 @@ def torch_peer() -> bool:
 
 def compare(pair: Pair, budget: Budget) -> dict[str, Any]:
   """Times the steps of one pair in turns."""
-  timed = {"jaxkd": library_step(pair), "by_hand": hand_written_step(pair)}
+  timed = {
+    "jaxkd": library_step(pair),
+    "by_hand": hand_written_step(pair),
+    "same_losses": hand_written_step(pair, library_losses),
+  }
   calls = {name: each.call for name, each in timed.items()}
   if torch_peer():
     calls |= torch_pairs.steps(
       pair, fresh(pair), lr=LR, temperature=TEMPERATURE, alpha=ALPHA
     )
-  losses = {name: float(call()) for name, call in calls.items()}
+  first = {name: float(call()) for name, call in calls.items()}
   samples = harness.interleave(
     calls,
     repetitions=budget.repetitions,
@@ -259,7 +283,7 @@ def compare(pair: Pair, budget: Budget) -> dict[str, Any]:
   )
   found = {
     "batch_size": pair.batch_size,
-    "first_loss": losses,
+    "first_loss": first,
     "step_ms": {name: round(1e3 * samples.median(name), 3) for name in calls},
     "fastest_ms": {
       name: round(1e3 * samples.fastest(name), 3) for name in calls
