@@ -11,9 +11,9 @@ first over the second, a median of paired rounds; `over_by_hand_interval` holds
 nine tenths of the medians of resampled rounds. `first_loss` shows that all
 compute the same. `loop_ratio` is the seconds a step takes in the loop of a run
 (batches, record, progress) over those of the compiled step called in a row. The
-last line printed is one JSON object. If torch can be imported and jax computes on a CPU,
-the same in PyTorch is timed in turns with them, as it is and, where that works,
-by `torch.compile`: `torch` and `torch_compile`.
+last line printed is one JSON object. If torch can be imported and jax computes
+on a CPU, the same in PyTorch is timed in turns with them, as it is and, where
+that works, by `torch.compile`: `torch` and `torch_compile`.
 """
 
 from __future__ import annotations
