@@ -7,6 +7,8 @@ import pytest
 from benchmarks import encoder_latency
 from jaxkd import nets
 
+pytestmark = pytest.mark.slow  # full-size networks
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):

@@ -132,7 +132,7 @@ def test_the_last_pair_is_also_that_of_index_minus_one():
   _, _, variables = _pair(2)
   expected = _computed(2)[1]
   np.testing.assert_allclose(
-    _hybrid(STUDENT, variables, -1), expected, rtol=1e-6, atol=1e-7
+    _hybrid(STUDENT, variables, -1), expected, rtol=1e-6, atol=1e-6
   )
 
 

@@ -192,7 +192,11 @@ def test_a_frozen_role_stays_on_the_host_between_steps():
 
 
 @pytest.mark.skipif(not _supported(), reason="no memory of the host")
-@pytest.mark.parametrize("cache", [False, True], ids=["live", "cached"])
+@pytest.mark.parametrize(
+  "cache",
+  [pytest.param(False, marks=pytest.mark.slow), True],
+  ids=["live", "cached"],
+)
 def test_a_run_with_a_teacher_on_the_host_is_the_usual_one(tmp_path, cache):
   results = []
   for name, how in (("device", {}), ("host", HOST)):

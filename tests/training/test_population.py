@@ -119,7 +119,7 @@ def test_nothing_of_the_population_is_left(both):
   assert not (root / "joined" / "population").exists()
 
 
-@pytest.mark.parametrize("after", [2, 4])
+@pytest.mark.parametrize("after", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_stopped_population_resumes_with_the_same_bits(tmp_path, after):
   options = {"methods": LABELS, "settings": Settings(checkpoint_every_steps=2)}
   whole = together(tmp_path / "whole", **options)
@@ -167,6 +167,7 @@ def test_a_run_that_is_not_finite_ends_alone(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_a_restart_is_still_named(tmp_path):
   methods = {"wild": toys.kd(lr=1e30), "tame": toys.kd()}
   settings = Settings(checkpoint_every_steps=3)
@@ -326,6 +327,7 @@ def test_convolutions_on_a_cpu_are_tried_and_the_times_are_told(tmp_path):
   assert found.reason.count(" ms ") == 2
 
 
+@pytest.mark.slow
 def test_steps_that_are_sent_one_by_one_give_the_same(tmp_path, monkeypatch):
   rolled = together(tmp_path / "rolled", methods=LABELS)
   monkeypatch.setattr(population, "ROLLED_BYTES", 0)

@@ -57,6 +57,7 @@ def test_all_logits_of_a_decoder_do_so_with_no_target_in_the_method(tmp_path):
   compare(tools.taid(), tmp_path, splits=tools.texts())
 
 
+@pytest.mark.slow
 def test_tokens_that_do_not_count_need_not_be_cached(tmp_path):
   all_of_them = tools.write(tools.taid(), tmp_path / "all", tools.texts())
   compare(tools.taid(), tmp_path, splits=tools.texts(), where="token_mask")
@@ -65,6 +66,7 @@ def test_tokens_that_do_not_count_need_not_be_cached(tmp_path):
   assert type(all_of_them).read(path).index["tokens"] == counted < 120
 
 
+@pytest.mark.slow
 def test_top_k_of_a_decoder_trains_within_the_error_that_was_measured(tmp_path):
   networks = {
     "student": tools.decoder(8),
@@ -103,6 +105,7 @@ def test_taps_and_labels_are_read_too(tmp_path):
   compare(distill(terms=terms), tmp_path, taps=("fc1",), close=1e-5)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_k_classes_gives_fewer_of_them_too(tmp_path):
   method = distill(access="topk", k=2)
   compare(method, tmp_path, k=3, bits=16, close=1e-4)
