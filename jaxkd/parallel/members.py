@@ -6,6 +6,7 @@ of each process listens, answers, and ends the process when one is lost.
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ GRACE_SECONDS = 10.0  # for a process to come to the error of another by itself
 DOUBT_SECONDS = 3.0  # in which the end of a connection is certainly seen
 
 
-class Member:
+class Member(abc.ABC):
   """A process among several; `Leader` and `Follower` are the two kinds.
 
   Attributes:
@@ -80,9 +81,9 @@ class Member:
     self._reason = f"process {rank} of {self.count} {how}"
     self._end()
 
+  @abc.abstractmethod
   def _take(self, sender: int, message: Message) -> None:
     """Acts on a message."""
-    raise NotImplementedError
 
   def _announced(self, rank: int, code: int, text: str) -> None:
     """Another process ends; this one may be about to, for the same reason."""
@@ -119,8 +120,9 @@ class Member:
         self._changed.wait_for(lambda: self._last is not None)
       return self._last is not None and self._steps >= self._last
 
+  @abc.abstractmethod
   def _ask_to_stop(self) -> None:
-    raise NotImplementedError
+    """Begins the agreement on the last step."""
 
   def _hold(self) -> int:
     """Makes no further step before the last one is known."""

@@ -110,7 +110,8 @@ class Grid:
     """By frozen role, whether it is the same for all seeds."""
     trees = [row[0].work.frozen for row in self.rows]
     return {
-      role: len({_digest(_role(tree, role)) for tree in trees}) == 1
+      role: len({checkpoint.tree_digest(_role(tree, role)) for tree in trees})
+      == 1
       for role in trees[0]["params"]
     }
 
@@ -308,10 +309,6 @@ def _stack(trees: Sequence[Tree]) -> Tree:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _digest(tree: Tree) -> str:
-  return checkpoint.tree_digest(tree)
-
-
 def _role(frozen: Tree, role: str) -> Tree:
   return {kind: trees[role] for kind, trees in frozen.items() if role in trees}
 
@@ -323,4 +320,4 @@ def _given(member: Member) -> str:
     (name, pipeline.fingerprint(feed.source), feed.seed, feed.batch_size)
     for name, feed in feeds
   ]
-  return repr((parts, _digest(member.work.frozen)))
+  return repr((parts, checkpoint.tree_digest(member.work.frozen)))

@@ -25,7 +25,7 @@ from jaxkd.training.grid import Grid, Member, Together
 from jaxkd.training.loop import Fitted, Trainer
 from jaxkd.training.numbers import differing, name_of
 from jaxkd.training.phase import PhaseRun, Stop, Trained
-from jaxkd.training.side_by_side import SideBySide, device_bytes
+from jaxkd.training.side_by_side import SideBySide, batch_of, device_bytes
 
 Result = Trained | NonFinite
 TRIAL_STEPS = 3
@@ -197,13 +197,7 @@ def _jaxpr(grid: Grid) -> Any:
 
 def _example(together: Together) -> tuple[Any, ...]:
   grid = together.grid
-  batch = grid.stack_seeds(
-    lambda work: {
-      f"{name}/{k}" if name else k: jnp.asarray(v)
-      for name, feed in work.feeds.items()
-      for k, v in feed.batch(0).items()
-    }
-  )
+  batch = jax.tree.map(jnp.asarray, batch_of(grid, 0))
   numbers = [jnp.asarray(x) for x in grid.numbers.values()]
   return numbers, grid.stack(lambda w: w.state), together.frozen, batch
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,13 @@ class Record:
   history: History
   error: NonFinite | None = None
 
-  def note(self, take: str, *arguments: Any, **options: Any) -> Any:
+  def note(
+    self, take: Callable[..., Any], *arguments: Any, **options: Any
+  ) -> Any:
     """Calls a method of the history, until the run ends."""
     if self.error is None:
       try:
-        return getattr(self.history, take)(*arguments, **options)
+        return take(*arguments, **options)
       except NonFinite as error:
         self.error = error
     return None
@@ -165,7 +167,7 @@ class SideBySide:
 
   def _batch(self, step: int) -> Tree:
     """The batches of a step, placed."""
-    return self._together.put(_batch(self._grid, step), "s")
+    return self._together.put(batch_of(self._grid, step), "s")
 
   def _chunks(self, first: int) -> Iterator[tuple[int, int]]:
     """Steps up to the next epoch, checkpoint or the end."""
@@ -217,10 +219,10 @@ class SideBySide:
     for n, record in enumerate(self._records):
       at = divmod(n, width)
       own = jax.tree.map(lambda x, at=at: x[: stop - start, *at], metrics)
-      record.note("block", start, stop, epoch, own, last=last)
+      record.note(record.history.block, start, stop, epoch, own, last=last)
       if sums is not None:
         own = jax.tree.map(lambda x, at=at: x[at], sums)
-        record.note("validation", stop - 1, epoch, own)
+        record.note(record.history.validation, stop - 1, epoch, own)
     at = stop - start - 1
     means = {
       name: float(pair[0][at].sum() / max(pair[1][at].sum(), 1e-9))
@@ -236,7 +238,7 @@ class SideBySide:
     due = stop % work.settings.checkpoint_every_steps == 0
     if not (due or wanted or stop == work.steps):
       return
-    sums = [record.note("drain") or {} for record in self._records]
+    sums = [record.note(record.history.drain) or {} for record in self._records]
     for writers in self._writers:
       writers.offset()
     saved.save(
@@ -325,7 +327,7 @@ class SideBySide:
     """Writes what is left, and names runs that failed before a restart."""
     failed = jax.device_get(self._state.failed).reshape(-1)
     for record, step in zip(self._records, failed, strict=True):
-      record.note("drain")
+      record.note(record.history.drain)
       if record.error is None and step >= 0:
         record.error = record.member.work.diagnose(None, int(step), {})
     for writers in self._writers:
@@ -380,7 +382,7 @@ def _order(
   )
 
 
-def _batch(grid: Grid, step: int) -> dict[str, np.ndarray]:
+def batch_of(grid: Grid, step: int) -> dict[str, np.ndarray]:
   """Batch number `step` of every seed, [S, B, ...] by entry."""
   batch = {}
   for name in grid.first.work.feeds:
