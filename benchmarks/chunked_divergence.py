@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -312,17 +310,13 @@ def main(arguments: list[str] | None = None) -> None:
   """Parses the command line and prints the record."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="smaller sizes")
-  parser.add_argument(
-    "--output", type=Path, help="also write the record, indented, here"
-  )
+  harness.add_output(parser)
   options = parser.parse_args(arguments)
   budget = GPU if jax.default_backend() == "gpu" else CPU
   if options.quick:
     budget = dataclasses.replace(budget, **QUICK)
   result = measure(budget)
-  if options.output:
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-  print(json.dumps(result))
+  harness.emit(result, options.output)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -201,9 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument(
     "--kernels", nargs="+", choices=SPECS, default=list(SPECS)
   )
-  parser.add_argument(
-    "--output", type=Path, help="also write the record, indented, here"
-  )
+  harness.add_output(parser)
   options = parser.parse_args(arguments)
   if jax.default_backend() != "cpu":
     parser.error(
@@ -212,9 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
   budget = QUICK if options.quick else FULL
   result = measure(budget, options.kernels, options.quick)
-  if options.output:
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-  print(json.dumps(result))
+  harness.emit(result, options.output)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ every second round in reverse order, and compared round by round.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import platform
@@ -161,6 +163,20 @@ def _resident_mib(field: str) -> float:
         return int(line.split()[1]) / 1024
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak / (MEBI if platform.system() == "Darwin" else 1024)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+  """Adds the option of `emit`."""
+  parser.add_argument(
+    "--output", type=Path, help="also write the record, indented, here"
+  )
+
+
+def emit(record: Mapping[str, Any], output: Path | None) -> None:
+  """Prints a record as one JSON line, and writes it to a file if asked."""
+  if output:
+    output.write_text(json.dumps(record, indent=2) + "\n")
+  print(json.dumps(record))
 
 
 def machine() -> str:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -378,14 +376,10 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument(
     "--quick", action="store_true", help="small masks, few repetitions"
   )
-  parser.add_argument(
-    "--output", type=Path, help="also write the record, indented, here"
-  )
+  harness.add_output(parser)
   options = parser.parse_args(arguments)
   result = measure(QUICK if options.quick else FULL)
-  if options.output:
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-  print(json.dumps(result))
+  harness.emit(result, options.output)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import json
 import sys
 import tempfile
 import time
@@ -380,16 +379,12 @@ def main(arguments: list[str] | None = None) -> None:
     "--networks", nargs="+", choices=PAIRS, default=list(PAIRS)
   )
   parser.add_argument("--clock", choices=CLOCKS, default="wall")
-  parser.add_argument(
-    "--output", type=Path, help="also write the record, indented, here"
-  )
+  harness.add_output(parser)
   options = parser.parse_args(arguments)
   budget = QUICK if options.quick else FULL
   budget = dataclasses.replace(budget, clock=options.clock)
   result = measure(budget, options.networks, options.quick)
-  if options.output:
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-  print(json.dumps(result))
+  harness.emit(result, options.output)
 
 
 if __name__ == "__main__":

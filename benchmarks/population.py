@@ -268,12 +268,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the benchmark and prints its record."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true")
-  parser.add_argument("--output", type=Path)
+  harness.add_output(parser)
   options = parser.parse_args(arguments)
   record = measure(QUICK if options.quick else FULL)
-  if options.output:
-    options.output.write_text(json.dumps(record, indent=2) + "\n")
-  print(json.dumps(record))
+  harness.emit(record, options.output)
 
 
 if __name__ == "__main__":

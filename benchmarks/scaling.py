@@ -25,10 +25,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -239,15 +237,11 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument(
     "--networks", nargs="+", choices=PAIRS, default=list(PAIRS)
   )
-  parser.add_argument(
-    "--output", type=Path, help="also write the record, indented, here"
-  )
+  harness.add_output(parser)
   options = parser.parse_args(arguments)
   budget = QUICK if options.quick else FULL
   result = measure(budget, options.networks, options.quick)
-  if options.output:
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-  print(json.dumps(result))
+  harness.emit(result, options.output)
 
 
 if __name__ == "__main__":
