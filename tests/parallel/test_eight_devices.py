@@ -2,35 +2,21 @@
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests import devices
+
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[2]
 MANY = pytest.mark.parametrize("mesh", ["data", "fsdp", "both"])
 
 
 @functools.cache
 def _seen():
   """Returns what a process with eight devices printed."""
-  flags = "--xla_force_host_platform_device_count=8"
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.parallel.eight_devices"],
-    cwd=ROOT,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout)
+  return json.loads(devices.printed("tests.parallel.eight_devices"))
 
 
 def test_the_process_has_eight_devices():

@@ -2,19 +2,15 @@
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests import devices
 from tests.parallel import tiny
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[2]
 KINDS = pytest.mark.parametrize("kind", ["mlp", "vit", "decoder"])
 # Scalars of losses and metrics are reduced too: sums and weights.
 SCALARS = 64
@@ -23,19 +19,8 @@ SCALARS = 64
 @functools.cache
 def _seen():
   """Returns what a process with eight devices printed."""
-  flags = "--xla_force_host_platform_device_count=8"
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.parallel.eight_placed"],
-    cwd=ROOT,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
   seen = {}
-  for line in done.stdout.splitlines():
+  for line in devices.printed("tests.parallel.eight_placed").splitlines():
     seen |= json.loads(line)
   return seen
 

@@ -1,35 +1,19 @@
 """Seeds that are split over devices end as on one device."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests import devices
+
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[2]
 
-
-def trained(devices, folder):
+def trained(count, folder):
   """What a process with eight devices printed that used some of them."""
-  flags = "--xla_force_host_platform_device_count=8"
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "tests.training.population_devices"),
-      *(str(devices), str(folder)),
-    ],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout)
+  script = "tests.training.population_devices"
+  return json.loads(devices.printed(script, count, folder))
 
 
 def test_the_seeds_of_a_population_are_split_over_the_devices(tmp_path):
