@@ -7,7 +7,6 @@ import itertools
 from pathlib import Path
 
 from jaxkd.commands import common
-from jaxkd.errors import ConfigError
 
 
 def cache_targets(options: argparse.Namespace) -> int:
@@ -17,7 +16,11 @@ def cache_targets(options: argparse.Namespace) -> int:
   from jaxkd.training.target_files import Wanted, cache
 
   experiment, _ = common.load(options.experiment, options.overrides)
-  seeds = common.seeds(options.seeds) if options.seeds else experiment.seeds
+  seeds = (
+    common.numbers("--seeds", options.seeds, int)
+    if options.seeds
+    else experiment.seeds
+  )
   splits = options.split or ["train"]
   programs, done = Programs(experiment.method), set()
   for seed, split in itertools.product(seeds, splits):
@@ -30,7 +33,9 @@ def cache_targets(options: argparse.Namespace) -> int:
         bits=options.bits,
         taps=tuple(options.tap),
         where=options.where,
-        temperatures=_numbers(options.temperatures),
+        temperatures=common.numbers(
+          "--temperatures", options.temperatures, float
+        ),
         shard_mib=options.shard_mib,
       ),
       experiment.method,
@@ -45,12 +50,3 @@ def cache_targets(options: argparse.Namespace) -> int:
       done.add(found.place)
       print("\n".join(found.lines()))
   return 0
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-  try:
-    return tuple(float(part) for part in text.split(","))
-  except ValueError:
-    raise ConfigError(
-      f"--temperatures {text}: expected numbers such as 1,4"
-    ) from None

@@ -10,13 +10,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxkd.errors import ConfigError, JaxkdError, RefusedInput
 
 if TYPE_CHECKING:
   from jaxkd.experiment import Experiment
   from jaxkd.training.workdir import Workdir
+
+N = TypeVar("N", int, float)
 
 
 def say(text: str) -> None:
@@ -158,13 +160,13 @@ def reopen(path: str) -> tuple[Workdir, Experiment]:
   return opened, experiment
 
 
-def seeds(text: str) -> tuple[int, ...]:
-  """The numbers of `0,1,2`."""
+def numbers(flag: str, text: str, kind: type[N]) -> tuple[N, ...]:
+  """The numbers of `0,1,2`, as a flag was given them."""
   try:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(kind(part) for part in text.split(","))
   except ValueError:
     raise ConfigError(
-      f"--seeds {text}: expected numbers such as 0,1,2"
+      f"{flag} {text}: expected numbers such as 0,1,2"
     ) from None
 
 

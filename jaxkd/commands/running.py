@@ -24,7 +24,7 @@ def _run(options: argparse.Namespace) -> int:
 
   experiment, text = common.load(options.experiment, options.overrides)
   if options.seeds:
-    seeds = common.seeds(options.seeds)
+    seeds = common.numbers("--seeds", options.seeds, int)
     experiment = dataclasses.replace(experiment, seeds=seeds)
   workdir = common.workdir(options.workdir, Path(options.experiment).stem)
   common.say(f"workdir {workdir}")

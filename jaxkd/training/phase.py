@@ -311,6 +311,6 @@ class PhaseRun:
       f"phase {self.phase.name!r}, step {step}: "
       + ("; ".join(found) + " not finite" if found else "a loss or parameter")
       + (" is" if found else " is not finite, though the data are")
-      + f". Metrics of the step: {terms}. Nothing of it was kept; last "
+      + f". Metrics of the step: {terms}. Nothing of it was saved; last "
       + f"checkpoint: {f'step {saved} of this phase' if saved else 'none'}"
     )

@@ -3,6 +3,10 @@
 `step(state, frozen, batch) -> (state, metrics)` is pure. The state is donated;
 the frozen trees are arguments that are never differentiated and never
 donated.
+
+A step whose loss, gradients, statistics or memory are not finite changes
+nothing. One whose optimizer makes parameters that are not is found by them:
+these are in the state, which changes no more and is never saved.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from jaxkd.training.state import State
 Array = jax.Array
 Frozen = Mapping[str, Mapping[str, Any]]
 Metrics = dict[str, Any]
-Move = Callable[[], Mapping[str, Any]]  # a changed optimizer state by update
+Move = Callable[[State], State]  # an update of parameters by known gradients
 
 
 def make_step(
@@ -70,13 +74,14 @@ def make_step(
     batch = with_targets(phase, nets, batch)
     watch.saw(nets)
     metrics: Metrics = {}
-    finite = jnp.bool_(True)
+    fine = state.failed < 0
     new, moves = state, []
     for update in phase.updates:
       apply = functools.partial(_update, method, update, watch)
       given = (frozen, Answers(served or {}, batch))
-      new, reported, fine, move = _apply(apply, update, new, given, now)
+      new, reported, sound, move = _apply(apply, update, new, given, now)
       moves.append(move)
+      fine = fine & sound
       repeated = set(reported) & set(metrics)
       if repeated:
         raise ConfigError(
@@ -84,11 +89,12 @@ def make_step(
           f"{sorted(repeated)[0]!r}"
         )
       metrics |= reported
-      finite = finite & fine
-    kept = _commit(finite & (state.failed < 0), state, new, moves)
-    failed = jnp.where((state.failed < 0) & ~finite, state.step, state.failed)
+    kept = _commit(fine, state, new, moves)
+    trained = [split_params(kept.params, u.trainable)[0] for u in phase.updates]
+    fine = fine & _all_finite(trained)
+    failed = jnp.where((state.failed < 0) & ~fine, state.step, state.failed)
     kept = kept.replace(step=state.step + 1, failed=failed)
-    return kept, {**metrics, "finite": finite}
+    return kept, {**metrics, "finite": fine}
 
   return step
 
@@ -96,20 +102,25 @@ def make_step(
 def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
   """The new state if it is fine, or the old one.
 
-  On a CPU only one branch runs. There the optimizer states are computed from
-  the gradients once more when the new parameters are known to be finite, so
-  that they change in place. Elsewhere a branch can make the host wait: both
-  states are computed, and the compiler finds the repetition.
+  Made from the old one by the moves once more, so that parameters and optimizer
+  states change in place; what was made of them before is left to the compiler,
+  which drops it unless another update read it. On a CPU that is a loop of one
+  turn or none: unlike a branch's, its operations use all cores. Elsewhere a
+  loop can make the host wait: every number is selected.
   """
 
-  def changed():
-    optimizer = dict(new.optimizer)
+  def changed(state):
+    state = new.replace(params=state.params, optimizer=state.optimizer)
     for move in moves:
-      optimizer |= move()
-    return new.replace(optimizer=optimizer)
+      state = move(state)
+    return state
 
-  def branch():
-    return jax.lax.cond(fine, changed, lambda: old)
+  def turn():
+    return jax.lax.while_loop(
+      lambda carry: carry[0],
+      lambda carry: (jnp.zeros_like(fine), changed(carry[1])),
+      (fine, old),
+    )[1]
 
   def select():
     def choose(a, b):
@@ -117,9 +128,9 @@ def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
         return a
       return jnp.where(fine, b, a)
 
-    return jax.tree.map(choose, old, changed())
+    return jax.tree.map(choose, old, changed(old))
 
-  return jax.lax.platform_dependent(cpu=branch, default=select)
+  return jax.lax.platform_dependent(cpu=turn, default=select)
 
 
 def _apply(
@@ -145,7 +156,11 @@ def _apply(
   made = jax.lax.cond(
     now.index % update.every == 0, lambda s: due(s)[:3], skipped, state
   )
-  return *made, dict
+
+  def move(state):
+    return state.replace(params=made[0].params, optimizer=made[0].optimizer)
+
+  return *made, move
 
 
 def _update(method, update, watch, state, given, now):
@@ -167,27 +182,27 @@ def _update(method, update, watch, state, given, now):
     )
     loss = update.loss(nets, batch, now)
     watch.saw(nets)
+    # A mean of one part is that of its loss: no pass over the gradients.
+    mean = loss.total / _divisor(loss.weight) if alone else loss.total
     changed = {role: nets.collections[role] for role in collections}
     memory = {**memory, **loss.memory}
-    return loss.total, (loss.weight, dict(loss.metrics), changed, memory)
+    sums = (loss.total, loss.weight)
+    return mean, (sums, dict(loss.metrics), changed, memory)
 
-  gradient = jax.value_and_grad(objective, has_aux=True)
+  alone = update.accumulate == 1
+  gradient = jax.grad(objective, has_aux=True)
   collections, memory = dict(state.collections), dict(state.memory)
   totals = None
   # Micro-batches are unrolled: a convolution inside lax.scan is slow on CPU.
   for part, micro in enumerate(_split(answers.batch, update.accumulate)):
     found = gradient(trained, fixed, collections, memory, micro, part)
-    (total, aux), grads = found
-    weight, metrics, collections, memory = aux
-    sums = (total, weight, grads, metrics)
+    grads, (sums, metrics, collections, memory) = found
+    sums = (sums, grads, metrics)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-  total, weight, grads, metrics = totals
-  # The gradient of total / weight: exact means whatever the split.
-  divisor = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
-  grads = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), grads)
-  inputs = grads, state.optimizer[update.name], trained
-  steps, optimizer = update.optimizer.update(*inputs)
-  trained = optax.apply_updates(trained, steps)
+  (total, weight), grads, metrics = totals
+  if not alone:  # exact means whatever the split
+    divisor = _divisor(weight)
+    grads = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), grads)
   if update.name in metrics:
     raise ConfigError(
       f"update {update.name!r} reports a metric of its own name, under which "
@@ -196,18 +211,26 @@ def _update(method, update, watch, state, given, now):
   metrics = {update.name: (total, weight), **metrics}
   if update.remember is not None:
     memory = _remembered(update.remember, memory, metrics, now)
-  new = state.replace(
-    params=merge_params(trained, rest),
-    collections=collections,
-    optimizer={**state.optimizer, update.name: optimizer},
-    memory=memory,
-  )
 
-  def move():
-    return {update.name: update.optimizer.update(*inputs)[1]}
+  def move(state):
+    trained, rest = split_params(state.params, update.trainable)
+    steps, optimizer = update.optimizer.update(
+      grads, state.optimizer[update.name], trained
+    )
+    trained = optax.apply_updates(trained, steps)
+    return state.replace(
+      params=merge_params(trained, rest),
+      optimizer={**state.optimizer, update.name: optimizer},
+    )
 
-  fine = _all_finite((total, trained, collections, memory))
-  return new, metrics, fine, move
+  new = move(state).replace(collections=collections, memory=memory)
+  sound = _all_finite((total, grads, collections, memory))
+  return new, metrics, sound, move
+
+
+def _divisor(weight: Array) -> Array:
+  """What a sum of this weight is divided by; 1 if nothing counts."""
+  return jax.lax.stop_gradient(jnp.where(weight > 0, weight, 1.0))
 
 
 def _remembered(remember, memory, metrics, now):

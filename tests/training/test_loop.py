@@ -363,6 +363,23 @@ def test_a_loss_that_is_not_finite_is_told_from_bad_data(tmp_path):
     trainer.fit()
 
 
+@pytest.mark.parametrize(("every", "last"), [(1, 4), (3, 3)])
+def test_parameters_that_overflow_are_never_saved(tmp_path, every, last):
+  def rate(count):
+    return jnp.where(count == 4, jnp.inf, 0.1)
+
+  method = toys.Toy(
+    networks=toys.student(),
+    updates=(toys.update(optimizer=optax.sgd(rate)),),
+    options={"epochs": 2},
+  )
+  settings = {"checkpoint_every_steps": every}
+  message = f"step 4: a loss or parameter .*last checkpoint: step {last} of"
+  for _ in range(2):  # started again it ends there again
+    with pytest.raises(NonFinite, match=message):
+      toys.trainer(method, tmp_path, settings=settings).fit()
+
+
 # Settings and prediction.
 
 

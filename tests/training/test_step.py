@@ -73,7 +73,9 @@ def test_accumulation_of_uneven_masks_is_exact(parts):
     _run(_toy(toys.update(optimizer=optimizer, accumulate=n)), [batch, batch])
     for n in (1, parts)
   )
-  chex.assert_trees_all_close(whole[0].params, micro[0].params, rtol=1e-6)
+  # The same mean, divided at another place.
+  tolerance = {"rtol": 1e-6, "atol": 1e-8}
+  chex.assert_trees_all_close(whole[0].params, micro[0].params, **tolerance)
   chex.assert_trees_all_close(whole[1], micro[1], rtol=1e-6)
 
 
@@ -298,23 +300,23 @@ def _shooting(scale):
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_parameter_that_overflows_is_never_kept(every):
+def test_parameters_that_overflow_are_found_at_their_step(every):
   update = toys.update(
     optimizer=optax.chain(optax.trace(0.9), _shooting(jnp.inf)), every=every
   )
   step, state, frozen = _make(_toy(update), toys.batch(8))
-  seen, metrics = [], {}
-  for _ in range(2 * every + 2):
-    before = _host(state)
+  seen, finite = [], []
+  for _ in range(2 * every + 3):
     state, metrics = step(state, frozen, toys.batch(8))
-    seen.append(bool(metrics["finite"]))
-    if int(state.step) == 2 * every + 1:
-      last = before
-  assert seen.index(False) == 2 * every
-  assert state.failed == 2 * every
-  chex.assert_trees_all_equal(
-    _host(state).replace(step=0, failed=0), last.replace(step=0, failed=0)
-  )
+    seen.append(_host(state))
+    finite.append(bool(metrics["finite"]))
+  bad = 2 * every
+  assert finite == [True] * bad + [False] * 3
+  assert [int(s.failed) for s in seen] == [-1] * bad + [bad] * 3
+  for later in seen[bad + 1 :]:  # and nothing is moved any more
+    chex.assert_trees_all_equal(
+      later.replace(step=0), seen[bad].replace(step=0)
+    )
 
 
 def test_large_parameters_are_finite_though_their_sum_is_not():
@@ -328,13 +330,13 @@ def test_large_parameters_are_finite_though_their_sum_is_not():
   assert state.failed == -1
 
 
-def test_the_state_changes_in_place_but_for_its_parameters():
+def test_the_state_changes_in_place():
   method, batch = _toy(toys.update(optimizer=optax.adam(1e-2))), toys.batch(4)
   step, state, frozen = _make(method, batch)
   plan = step.lower(state, frozen, batch).compile().memory_analysis()
   states = sum(x.nbytes for x in jax.tree.leaves(state.optimizer))
   assert plan.alias_size_in_bytes > 1.4 * states  # and parameters
-  assert plan.temp_size_in_bytes < 1.5 * states
+  assert plan.temp_size_in_bytes < states
 
 
 def test_a_nan_in_padding_does_not_stop_a_phase():
