@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from jaxkd import nets
+from jaxkd import allocator, nets
 from jaxkd.data import pipeline
 from jaxkd.data.pipeline import Feed
 from jaxkd.data.source import ArraySource, Splits
@@ -373,6 +373,7 @@ def measure(budget: Budget) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
   """Parses the command line and prints the record."""
+  allocator.keep()  # as `jaxkd run` does
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="smaller sizes")
   harness.add_output(parser)

@@ -27,6 +27,7 @@ import numpy as np
 
 from benchmarks import harness, kernels
 from benchmarks.kernels import SPECS, Case, Spec
+from jaxkd import allocator
 
 try:
   from benchmarks import torch_convolutions
@@ -194,6 +195,7 @@ def report(name: str, found: Mapping[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
   """Parses the command line and prints the record."""
+  allocator.keep()  # as `jaxkd run` does
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="tiny kernels")
   parser.add_argument(

@@ -34,7 +34,7 @@ import optax
 
 from benchmarks import harness
 from benchmarks.pairs import PAIRS, Pair, small
-from jaxkd import losses
+from jaxkd import allocator, losses
 from jaxkd.data import pipeline
 from jaxkd.data.source import Splits
 from jaxkd.method import Batch
@@ -87,11 +87,12 @@ class Timed:
   """A step to be timed.
 
   Attributes:
-    call: makes one step and waits for it; returns the loss.
+    call: makes one step and waits for it; returns the loss, a number or the
+      pair of sum and weight.
     program: what is called, compiled.
   """
 
-  call: Callable[[], float]
+  call: Callable[[], Any]
   program: Any
 
   @property
@@ -160,8 +161,7 @@ def library_step(
   def call():
     nonlocal state
     state, metrics = jax.block_until_ready(step(state, given, batch))
-    total, weight = metrics["loss"]
-    return total / weight
+    return metrics["loss"]
 
   return Timed(call, step.executable)
 
@@ -255,6 +255,12 @@ def library_losses(
   return (1 - ALPHA) * task + ALPHA * kl
 
 
+def mean(loss: Any) -> float:
+  """The loss of a call."""
+  total, weight = loss if isinstance(loss, tuple) else (loss, 1.0)
+  return float(total) / float(weight)
+
+
 def torch_peer() -> bool:
   """Whether PyTorch is timed too; its peer is one for CPUs."""
   return torch_pairs is not None and jax.default_backend() == "cpu"
@@ -272,7 +278,7 @@ def compare(pair: Pair, budget: Budget) -> dict[str, Any]:
     calls |= torch_pairs.steps(
       pair, fresh(pair), lr=LR, temperature=TEMPERATURE, alpha=ALPHA
     )
-  first = {name: float(call()) for name, call in calls.items()}
+  first = {name: mean(call()) for name, call in calls.items()}
   samples = harness.interleave(
     calls,
     repetitions=budget.repetitions,
@@ -373,6 +379,7 @@ def report(name: str, found: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
   """Parses the command line and prints the record."""
+  allocator.keep()  # as `jaxkd run` does
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="tiny networks")
   parser.add_argument(

@@ -23,6 +23,7 @@ import jax
 
 from benchmarks import overhead
 from benchmarks.pairs import PAIRS, Pair, small
+from jaxkd import allocator
 from jaxkd.parallel import Mesh, collectives
 
 QUICK_BATCH = 8
@@ -131,6 +132,7 @@ def serve(pair: Pair) -> None:
 
 def main() -> None:
   """Checks that the devices are those asked for, and serves."""
+  allocator.keep()  # as `jaxkd run` does
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("network", choices=PAIRS)
   parser.add_argument("devices", type=int)

@@ -30,6 +30,7 @@ LONG_FUNCTIONS = dict.fromkeys(
 TOP = {
   "__init__",
   "__main__",
+  "allocator",
   "cache",
   "cli",
   "commands",

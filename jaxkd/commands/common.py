@@ -34,9 +34,12 @@ def is_main() -> bool:
 
 
 def start() -> None:
-  """Announces the slow import and turns the compilation cache on."""
+  """Announces the slow import; memory is kept, and programs are cached."""
+  from jaxkd import allocator
+
   if "jax" not in sys.modules:
     say("importing jax ...")
+    allocator.keep()
   from jaxkd import cache
 
   cache.enable()

@@ -211,21 +211,23 @@ def _update(method, update, watch, state, given, now):
   metrics = {update.name: (total, weight), **metrics}
   if update.remember is not None:
     memory = _remembered(update.remember, memory, metrics, now)
-
-  def move(state):
-    trained, rest = split_params(state.params, update.trainable)
-    steps, optimizer = update.optimizer.update(
-      grads, state.optimizer[update.name], trained
-    )
-    trained = optax.apply_updates(trained, steps)
-    return state.replace(
-      params=merge_params(trained, rest),
-      optimizer={**state.optimizer, update.name: optimizer},
-    )
-
+  move = functools.partial(_moved, update, grads)
   new = move(state).replace(collections=collections, memory=memory)
   sound = _all_finite((total, grads, collections, memory))
   return new, metrics, sound, move
+
+
+def _moved(update: Update, grads: Any, state: State) -> State:
+  """The state after the optimizer's step."""
+  trained, rest = split_params(state.params, update.trainable)
+  steps, optimizer = update.optimizer.update(
+    grads, state.optimizer[update.name], trained
+  )
+  trained = optax.apply_updates(trained, steps)
+  return state.replace(
+    params=merge_params(trained, rest),
+    optimizer={**state.optimizer, update.name: optimizer},
+  )
 
 
 def _divisor(weight: Array) -> Array:
@@ -235,8 +237,8 @@ def _divisor(weight: Array) -> Array:
 
 def _remembered(remember, memory, metrics, now):
   means = {
-    name: part[0] / jnp.maximum(part[1], jnp.finfo(jnp.float32).tiny)
-    for name, part in jax.lax.stop_gradient(metrics).items()
+    name: total / _divisor(weight)
+    for name, (total, weight) in jax.lax.stop_gradient(metrics).items()
   }
   return {**memory, **remember(memory, means, now)}
 
