@@ -322,6 +322,7 @@ def test_a_run_without_a_sound_checkpoint_never_starts_fresh(capsys, tmp_path):
   assert listing(target) == before
 
 
+@pytest.mark.slow
 def test_a_foreign_checkpoint_is_refused(capsys, tmp_path):
   target, options = interrupted(tmp_path, 6)
   saved = target / "runs/main/seed_0/checkpoints/0_collaborate"
@@ -380,6 +381,7 @@ def test_debug_shows_the_traceback(capsys):
   assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_smoke_rehearses_a_preemption(tmp_path, capsys, caplog):
   target = tmp_path / "smoke"
   code = cli.main(["run", SMOKE, "--smoke", "--workdir", str(target)])

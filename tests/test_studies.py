@@ -137,6 +137,7 @@ def test_a_population_gives_the_table_of_separate_runs(tmp_path):
   assert not (tmp_path / "joined" / "slow" / "population").exists()
 
 
+@pytest.mark.slow
 def test_a_population_chooses_and_names_what_diverges(tmp_path):
   options = {"seeds": (0,), "population": True, "show": toys.quiet}
   group = {

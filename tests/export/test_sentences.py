@@ -69,6 +69,7 @@ def read(path):
   return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalised", [True, False])
 def test_modules_are_net_pooling_and_length(tmp_path, normalised):
   module = bert(pooling="first", normalised=normalised)

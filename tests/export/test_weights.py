@@ -141,6 +141,7 @@ def test_tensors_keep_their_dtype(tmp_path):
   assert facts["difference"]["tolerance"] == jnp.finfo(jnp.bfloat16).eps
 
 
+@pytest.mark.slow
 def test_the_graph_beside_runs_where_there_is_no_jaxkd(tmp_path, capsys):
   trained, _ = exported(DECODERS["qwen3"], tmp_path, "tokens")
   differences = made.alone(weights.USE, tmp_path, trained)

@@ -137,6 +137,7 @@ def test_the_same_is_written_inside_of_a_shard_map():
   np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_device_and_no_jit_do_as_well():
   student, teacher = _logits(3, 5)
   value = losses.sharded_divergence(

@@ -97,6 +97,7 @@ def test_distillation_reads_no_data(tmp_path):
   assert max(jax.tree.leaves(change)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 def test_no_gradient_reaches_the_branch_at_t_and_the_teacher(solver):
   method = boot(solver=solver)

@@ -71,6 +71,7 @@ def gradient(method):
   return jax.grad(total)(found.params("student"))
 
 
+@pytest.mark.slow
 def test_each_head_receives_its_own_signal_alone():
   labels = gradient(dho(teacher_weight=0.0))
   assert np.any(labels["label_head"]["kernel"])
@@ -109,6 +110,7 @@ def test_streams_are_averaged_apart():
   np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mixture_of_the_best_epoch_is_deployed(tmp_path):
   method = dho()
   trainer = toys.trainer(method, tmp_path, splits=splits())

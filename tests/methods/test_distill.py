@@ -108,6 +108,7 @@ def test_pairs_of_features_are_compared_one_by_one_or_together(together):
   np.testing.assert_allclose(loss.total / loss.weight, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_projector_fits_the_student_to_the_teacher_and_is_trained(tmp_path):
   term = Features(
     loss=squared,

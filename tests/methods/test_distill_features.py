@@ -59,6 +59,7 @@ def loss(method, batch):
   return run(roles._params, batch), roles
 
 
+@pytest.mark.slow
 def test_a_projector_may_give_the_loss_all_its_arrays():
   regressor = Network(nets.VIDRegressor(), inputs=("student", "teacher"))
   term = Features(
@@ -85,6 +86,7 @@ def test_a_projector_may_give_the_loss_all_its_arrays():
   np.testing.assert_allclose(found.total / found.weight, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stages_are_fused_together_and_the_fusion_is_trained(tmp_path):
   stages = ("stage1", "stage2")
   term = Features(

@@ -51,6 +51,7 @@ def apply(network, params, x, method, index):
   return network.module.apply({"params": params}, x, index=index, method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_hybrid_is_prefix_module_and_suffix(place):
   method = m2mkd()
@@ -67,6 +68,7 @@ def test_a_hybrid_is_prefix_module_and_suffix(place):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_the_pair_loss_reaches_the_students_module_alone(place):
   method = m2mkd()

@@ -202,6 +202,7 @@ def test_a_stage_trains_what_it_names():
   }
 
 
+@pytest.mark.slow
 def test_every_mask_has_its_own_optimizer_and_loss():
   method, batch = toys.mst_distill(), toys.batch(8)
   specialise = method.phases[1]
@@ -243,6 +244,7 @@ def test_every_stage_ends_where_its_own_validation_is_lowest():
   np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_student_starts_stage_three_from_its_weights_of_stage_one(tmp_path):
   still = toys.mst_distill(use_masks=False, epochs=1, lr=0.0)
   whole = toys.trainer(still, tmp_path / "whole").fit().params["student"]

@@ -69,6 +69,7 @@ def test_labels_grow_by_the_query_from_one_of_every_class(tmp_path):
     before = labelled
 
 
+@pytest.mark.slow
 def test_queries_cover_the_students_own_probabilities(tmp_path):
   before = labelled_after(tmp_path, 0)
   trainer, fitted = fit(tmp_path / "run", pcoreset(rounds=1))

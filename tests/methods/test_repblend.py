@@ -146,6 +146,7 @@ def test_the_encoder_and_the_experts_are_left_alone(tmp_path):
   assert not np.array_equal(found.params["synthetic"]["text"], 0)
 
 
+@pytest.mark.slow
 def test_partners_and_shares_are_those_of_both_ways():
   method = repblend()
   drawn = method.draws(jax.random.key(0))
@@ -217,6 +218,7 @@ def test_experts_see_one_caption_of_an_image_at_a_time_and_all_in_turn():
   assert np.all(seen.any(0))
 
 
+@pytest.mark.slow
 def test_examples_of_inner_steps_come_from_shuffled_lists():
   method = repblend(inner_steps=5, inner_batch=4)
   chosen = method.draws(jax.random.key(0))["chosen"]
@@ -309,6 +311,7 @@ def test_pairs_start_as_real_ones(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_fresh_heads_descend_at_the_learned_rates():
   method = repblend(student_decay=0.0)
   found = view(method)

@@ -146,6 +146,7 @@ def test_a_resumed_run_keeps_share_momentum_and_loss(tmp_path):
   assert whole.memory["share"].share > 0.4
 
 
+@pytest.mark.slow
 def test_the_first_step_leaves_the_share_where_it_is(tmp_path):
   settings = {"max_steps": 1}
   trainer = toys.trainer(taid(), tmp_path, splits=splits(), settings=settings)

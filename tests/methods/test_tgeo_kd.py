@@ -55,6 +55,7 @@ def held_out(method, found, batch, controller):
   return loss.total / loss.weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_controllers_gradient_is_that_of_finite_differences(steps):
   method = tgeo(unrolled_steps=steps, unrolled_lr=0.5)
@@ -104,6 +105,7 @@ def test_the_virtual_steps_are_those_of_gradient_descent(steps):
   )
 
 
+@pytest.mark.slow
 def test_training_moves_the_controller_unless_it_is_frozen(tmp_path):
   for control, moved in (("learned", True), ("frozen_random", False)):
     method = tgeo(control=control)

@@ -145,6 +145,7 @@ def test_a_class_that_does_not_exist_is_not_taken_for_another(name):
   assert np.isfinite(values[:3]).all()
 
 
+@pytest.mark.slow
 @EVERY
 def test_every_weight_learns(name):
   def loss(params):

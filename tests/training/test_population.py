@@ -131,6 +131,7 @@ def test_a_stopped_population_resumes_with_the_same_bits(tmp_path, after):
     assert lines(tmp_path / "cut", name) == lines(tmp_path / "whole", name)
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_outcomes_changes_no_bit(tmp_path, monkeypatch):
   whole = together(tmp_path / "whole", methods=LABELS)
   save, made = checkpoint.save_tree, []
@@ -151,6 +152,7 @@ def test_a_kill_between_two_outcomes_changes_no_bit(tmp_path, monkeypatch):
     assert lines(tmp_path / "cut", name) == lines(tmp_path / "whole", name)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finite_ends_alone(tmp_path):
   methods = {**METHODS, "wild": toys.kd(lr=1e30, alpha=0.3)}
   ended = together(tmp_path / "all", methods=methods, seeds=(0,))

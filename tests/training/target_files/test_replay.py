@@ -53,6 +53,7 @@ def test_all_logits_of_a_classifier_train_as_the_teacher_does(tmp_path):
   compare(toys.kd(teacher_epochs=0), tmp_path)
 
 
+@pytest.mark.slow
 def test_all_logits_of_a_decoder_do_so_with_no_target_in_the_method(tmp_path):
   compare(tools.taid(), tmp_path, splits=tools.texts())
 
