@@ -179,8 +179,8 @@ class Epochs:
 
   def _epoch(
     self, name: str, targets: TargetFolder | None, *, read: bool = True
-  ) -> Callable[[], None]:
-    """An epoch of steps.
+  ) -> Callable[[], float]:
+    """An epoch of steps; it returns the loss of the last one.
 
     Args:
       name: for the record.
@@ -231,7 +231,9 @@ class Epochs:
         else:
           batch = placed[number]
         held["state"], metrics = program.step(held["state"], frozen, batch)
-      jax.block_until_ready((held["state"].step, metrics))
+      total, weight = metrics["loss"]
+      jax.block_until_ready(held["state"].step)
+      return float(total) / float(weight)
 
     return epoch
 
@@ -352,6 +354,10 @@ def measure(budget: Budget) -> dict[str, Any]:
   }
   with tempfile.TemporaryDirectory() as folder:
     epochs = Epochs(budget, Path(folder))
+    losses = {
+      name: epochs.calls[name]()
+      for name in ("live", "cached_all", "cached_topk")
+    }
     samples = harness.interleave(epochs.calls, repetitions=budget.repetitions)
     found = speeds(samples)
     vocabularies = {
@@ -360,6 +366,7 @@ def measure(budget: Budget) -> dict[str, Any]:
     }
   return {
     **head,
+    "loss_after_an_epoch": losses,
     "share_required": REQUIRED,
     "speed": found,
     "epoch_s": {n: round(samples.median(n), 4) for n in epochs.calls},

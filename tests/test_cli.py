@@ -310,6 +310,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_older_one(
   assert "6.bad" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_without_a_sound_checkpoint_never_starts_fresh(capsys, tmp_path):
   target, options = interrupted(tmp_path, 6)
   saved = target / "runs/main/seed_0/checkpoints/0_collaborate"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from jaxkd import studies
 from jaxkd.data.source import ArraySource, Splits
 from jaxkd.errors import ConfigError, NonFinite
-from jaxkd.experiment import Experiment
+from jaxkd.experiment import Experiment, run
+from jaxkd.runs import train_together
 from tests.methods import toys
 
 
@@ -146,3 +148,17 @@ def test_a_population_chooses_and_names_what_diverges(tmp_path):
   found = studies.choose({"student": group}, tmp_path, **options)
   assert list(found["means"]["student"]) == ["0.01"]
   assert found["chosen"] == {"student": "0.01"}
+
+
+def test_side_by_side_no_run_reads_cached_targets():
+  runs = types.SimpleNamespace(targets=types.SimpleNamespace(folder="cached"))
+  message = "targets in cached: expected Settings.targets=None"
+  with pytest.raises(ConfigError, match=message):
+    train_together([(runs, None)], skip=False)
+
+
+def test_a_population_is_trained_by_one_process(tmp_path, monkeypatch):
+  monkeypatch.setattr("jaxkd.parallel.processes.count", lambda: 2)
+  with pytest.raises(ConfigError, match="by one process, there are 2"):
+    run(experiment(), tmp_path / "run", population=True)
+  assert not (tmp_path / "run").exists()

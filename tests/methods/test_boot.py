@@ -191,6 +191,7 @@ def test_only_the_boundary_loss_anchors_a_random_student(tmp_path):
   assert gaps[0.5] < 0.5 * gaps[0.0]
 
 
+@pytest.mark.slow
 def test_the_loss_is_finite_where_s_is_cut_off_at_t():
   method = boot(t_min=0.98, t_max=0.99, interval=0.5)
   loss = method.distil(view(method), BATCH, START)

@@ -90,6 +90,7 @@ def test_each_head_receives_its_own_signal_alone():
   )
 
 
+@pytest.mark.slow
 def test_a_single_head_receives_both():
   params = gradient(dho(single=True))
   assert set(params) == {"backbone", "label_head"}

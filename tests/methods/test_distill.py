@@ -198,6 +198,7 @@ def test_a_peers_gradient_is_that_of_its_own_loss():
   chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_generation_is_taught_by_the_one_before(tmp_path):
   method = distill(Labels(), Logits(), teachers={}, generations=3)
   names = ["distil_generation_1", "distil_generation_2", "distil"]

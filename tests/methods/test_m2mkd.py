@@ -118,6 +118,7 @@ def test_a_phase_trains_its_module_and_nothing_else(tmp_path):
     assert np.any(kernel(fitted.params[role]) != kernel(tree))
 
 
+@pytest.mark.slow
 def test_stitches_are_dropped_at_assembly():
   method = m2mkd()
   found, batch = view(method)

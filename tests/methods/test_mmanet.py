@@ -108,6 +108,7 @@ def test_the_similarities_are_weighed_by_the_teachers_doubt():
   assert abs(loss.metrics["mad"][0] / 8 - expected) > 1e-4 * expected
 
 
+@pytest.mark.slow
 def test_without_a_weak_combination_the_auxiliary_head_learns_nothing():
   method = mmanet(mad_weight=0.0)
   for weak, learns in ((((0, 0, 0),) * 3, False), (((1, 1, 1),) * 3, True)):

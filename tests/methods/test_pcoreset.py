@@ -90,6 +90,7 @@ def test_queries_cover_the_students_own_probabilities(tmp_path):
   assert set(new) == set(picked)
 
 
+@pytest.mark.slow
 def test_every_student_starts_from_the_same_tree(tmp_path):
   starts = {}
 

@@ -171,6 +171,7 @@ def test_partners_and_shares_are_those_of_both_ways():
     np.testing.assert_allclose(seen[name], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blending_is_after_the_encoder_and_leaves_targets_as_they_are():
   method = repblend(blend=1.0, learn_similarity=True)
   found = view(method)

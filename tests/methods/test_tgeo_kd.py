@@ -117,6 +117,7 @@ def test_training_moves_the_controller_unless_it_is_frozen(tmp_path):
     assert all(jax.tree.leaves(same)) != moved
 
 
+@pytest.mark.slow
 def test_the_class_table_is_of_the_whole_training_split(tmp_path):
   method = tgeo()
   trainer = toys.trainer(method, tmp_path)

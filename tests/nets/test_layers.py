@@ -43,15 +43,48 @@ def test_kernel_and_bias_are_uniform_in_one_over_root_fan_in(
   _assert_uniform(params["bias"], 1 / math.sqrt(fan_in))
 
 
-@pytest.mark.parametrize("axes", [1, 2, 3])
-def test_convolution_equals_that_of_flax(axes):
-  ours = layers.Conv(12, 3, strides=2, padding=1, groups=3)
-  theirs = nn.Conv(12, (3,) * axes, strides=2, padding=1, feature_group_count=3)
-  x = np.random.default_rng(0).normal(size=(2, *(7, 6, 5)[:axes], 6))
-  variables = filling.random_variables(ours, x)
-  np.testing.assert_allclose(
-    ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-5
+@pytest.mark.parametrize(
+  ("size", "options", "shape"),
+  [
+    *((3, {"strides": 2, "padding": 1}, (7, 6, 5)[:n]) for n in (1, 2, 3)),
+    (3, {"strides": 2, "padding": 1, "groups": 3}, (7, 6)),
+    (1, {}, (4, 5)),
+    (1, {"strides": 2}, (7, 4, 5)),
+    (1, {"padding": 1}, (4, 5)),
+    (2, {"strides": 2}, (6,)),
+    (2, {"strides": 2}, (6, 4, 8)),
+    (3, {"strides": 3}, (6, 9)),
+    (3, {"strides": 3}, (7, 9)),  # a row that no window sees
+    (2, {"strides": 2, "groups": 2}, (6, 4)),
+    (4, {"strides": 2}, (4, 4)),  # one place
+  ],
+)
+def test_convolution_and_gradients_equal_those_of_flax(size, options, shape):
+  ours = layers.Conv(12, size, **options)
+  renamed = {k: v for k, v in options.items() if k != "groups"}
+  theirs = nn.Conv(
+    12,
+    (size,) * len(shape),
+    feature_group_count=options.get("groups", 1),
+    **{"padding": 0, **renamed},
   )
+  x = np.random.default_rng(0).normal(size=(2, *shape, 6)).astype(np.float32)
+  variables = filling.random_variables(ours, x)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def found(net, variables, x):
+    def energy(variables, x):
+      outputs = net.apply(variables, x)
+      return (outputs**2).mean(), outputs
+
+    return jax.grad(energy, (0, 1), has_aux=True)(variables, x)
+
+  for one, other in zip(
+    jax.tree.leaves(found(ours, variables, x)),
+    jax.tree.leaves(found(theirs, variables, x)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_linear_equals_that_of_flax():
