@@ -207,15 +207,15 @@ def case(spec: Spec) -> Case:
 
 def _convolution(spec: Spec) -> tuple[dict[str, Way], tuple[str, ...]]:
   if spec.kernel == 1:
-    return {"xla": formulas.convolve, "dot": formulas.dot}, ("xla",)
+    return {"xla": formulas.convolve, "dot": formulas.dot}, ("dot",)
   ways = {
     "xla": formulas.convolve,
     "patches_dot": formulas.patches_dot,
     "shifted_dots": formulas.shifted_dots,
     "kernel_gradient_dot": formulas.kernel_gradient_dot,
   }
-  one = spec.inputs == 1 and spec.strides == 1
-  return ways, ("patches_dot" if one else "xla",)
+  few = spec.kernel**2 * spec.inputs <= 2 * spec.outputs
+  return ways, ("patches_dot" if few else "xla",)
 
 
 def _depthwise(spec: Spec) -> tuple[dict[str, Way], tuple[str, ...]]:
@@ -228,7 +228,7 @@ def _depthwise(spec: Spec) -> tuple[dict[str, Way], tuple[str, ...]]:
 def _patch(spec: Spec) -> tuple[dict[str, Way], tuple[str, ...]]:
   del spec
   return {"xla": formulas.convolve, "reshape_dot": formulas.reshape_dot}, (
-    "xla",
+    "reshape_dot",
   )
 
 

@@ -158,7 +158,8 @@ class Conv(nn.Module):
   def _windows(self, inputs: Array, axes: int) -> Array | None:
     """What each output sees, [B, *spatial', k^n I], where that is cheap.
 
-    It is where windows do not overlap, and of one channel.
+    It is where windows do not overlap, and where they hold few numbers: of one
+    channel, or together at most twice as many as come out.
     """
     size, strides = self.kernel_size, self.strides
     batch, *spatial, channels = inputs.shape
@@ -178,23 +179,24 @@ class Conv(nn.Module):
       grid, inside = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
       blocks = blocks.transpose(0, *grid, *inside, 2 * axes + 1)
       return blocks.reshape(batch, *(n // size for n in spatial), -1)
-    if channels == 1 and strides == 1:
-      return _patches(inputs, size, self.padding)
+    few = size**axes * channels <= 2 * self.features
+    if few or (channels == 1 and strides == 1):
+      return _overlapping(inputs, size, strides, self.padding)
     return None
 
 
-def _patches(inputs: Array, size: int, padding: int) -> Array:
-  """All windows of a one-channel array: [B, *spatial, 1] -> [..., size^n]."""
+def _overlapping(inputs: Array, size: int, strides: int, padding: int) -> Array:
+  """All windows: [B, *spatial, I] -> [B, *spatial', size^n I]."""
   axes = inputs.ndim - 2
   around = ((0, 0), *((padding, padding),) * axes, (0, 0))
   inputs = jnp.pad(inputs, around)
-  places = [n - size + 1 for n in inputs.shape[1:-1]]
+  ends = [strides * ((n - size) // strides) + 1 for n in inputs.shape[1:-1]]
   return jnp.concatenate(
     [
       inputs[
         (
           slice(None),
-          *(slice(i, i + n) for i, n in zip(start, places, strict=True)),
+          *(slice(i, i + n, strides) for i, n in zip(start, ends, strict=True)),
         )
       ]
       for start in itertools.product(range(size), repeat=axes)

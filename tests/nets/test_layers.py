@@ -59,11 +59,14 @@ def test_kernel_and_bias_are_uniform_in_one_over_root_fan_in(
     (4, {"strides": 2}, (4, 4)),  # one place
   ],
 )
-def test_convolution_and_gradients_equal_those_of_flax(size, options, shape):
-  ours = layers.Conv(12, size, **options)
+@pytest.mark.parametrize("features", [12, 48])  # 48: windows are few
+def test_convolution_and_gradients_equal_those_of_flax(
+  features, size, options, shape
+):
+  ours = layers.Conv(features, size, **options)
   renamed = {k: v for k, v in options.items() if k != "groups"}
   theirs = nn.Conv(
-    12,
+    features,
     (size,) * len(shape),
     feature_group_count=options.get("groups", 1),
     **{"padding": 0, **renamed},
