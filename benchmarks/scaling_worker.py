@@ -108,7 +108,7 @@ def described(step: overhead.Timed) -> dict[str, Any]:
   """What is known of a step beside its time; bytes are of one device."""
   sent = collectives.collectives(step.program.as_text())
   return {
-    "first_loss": float(step.call()),
+    "first_loss": overhead.mean(step.call()),
     "planned_bytes": step.memory,
     "collectives": sum(each.count for each in sent),
     "collective_bytes": sum(each.count * each.bytes for each in sent),
