@@ -2,8 +2,8 @@
 
 XLA takes memory for a step's temporary arrays at every call on a CPU. What is
 larger than 32 MiB glibc gets from the system and gives back when it is freed,
-so that every step pays a page fault for each 4 KiB of it: a fifth of the time
-of a small step. What it keeps instead is what a process had at its peak.
+so that every step pays a page fault for each 4 KiB of it. What it keeps instead
+is what a process had at its peak.
 """
 
 import ctypes

@@ -35,9 +35,9 @@ def is_main() -> bool:
 
 def start() -> None:
   """Announces the slow import; memory is kept, and programs are cached."""
-  from jaxkd import allocator
-
   if "jax" not in sys.modules:
+    from jaxkd import allocator
+
     say("importing jax ...")
     allocator.keep()
   from jaxkd import cache
@@ -164,13 +164,11 @@ def reopen(path: str) -> tuple[Workdir, Experiment]:
 
 
 def numbers(flag: str, text: str, kind: type[N]) -> tuple[N, ...]:
-  """The numbers of `0,1,2`, as a flag was given them."""
+  """The numbers of `1,2`, as a flag was given them."""
   try:
     return tuple(kind(part) for part in text.split(","))
   except ValueError:
-    raise ConfigError(
-      f"{flag} {text}: expected numbers such as 0,1,2"
-    ) from None
+    raise ConfigError(f"{flag} {text}: expected numbers such as 1,2") from None
 
 
 def command() -> str:

@@ -165,24 +165,27 @@ class Conv(nn.Module):
     batch, *spatial, channels = inputs.shape
     if self.groups > 1:
       return None
-    if not self.padding and spatial == [size] * axes:
-      return inputs.reshape(batch, *(1,) * axes, -1)
-    if not self.padding and size == 1:
-      return inputs[:, *(slice(None, None, strides),) * axes]
-    if (
-      not self.padding
-      and size == strides
-      and not any(n % size for n in spatial)
-    ):
-      places = itertools.chain.from_iterable((n // size, size) for n in spatial)
-      blocks = inputs.reshape(batch, *places, channels)
-      grid, inside = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
-      blocks = blocks.transpose(0, *grid, *inside, 2 * axes + 1)
-      return blocks.reshape(batch, *(n // size for n in spatial), -1)
+    if not self.padding:
+      if spatial == [size] * axes:
+        return inputs.reshape(batch, *(1,) * axes, -1)
+      if size == 1:
+        return inputs[:, *(slice(None, None, strides),) * axes]
+      if size == strides and not any(n % size for n in spatial):
+        return _side_by_side(inputs, size)
     few = size**axes * channels <= 2 * self.features
     if few or (channels == 1 and strides == 1):
       return _overlapping(inputs, size, strides, self.padding)
     return None
+
+
+def _side_by_side(inputs: Array, size: int) -> Array:
+  """Windows that fill all axes: [B, *spatial, I] -> [B, *spatial', ...]."""
+  batch, *spatial, channels = inputs.shape
+  places = itertools.chain.from_iterable((n // size, size) for n in spatial)
+  blocks = inputs.reshape(batch, *places, channels)
+  last = blocks.ndim - 1
+  blocks = blocks.transpose(0, *range(1, last, 2), *range(2, last, 2), last)
+  return blocks.reshape(batch, *(n // size for n in spatial), -1)
 
 
 def _overlapping(inputs: Array, size: int, strides: int, padding: int) -> Array:

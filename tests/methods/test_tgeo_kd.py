@@ -56,7 +56,7 @@ def held_out(method, found, batch, controller):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [1, 3])
 def test_the_controllers_gradient_is_that_of_finite_differences(steps):
   method = tgeo(unrolled_steps=steps, unrolled_lr=0.5)
   found, batch = view(method)

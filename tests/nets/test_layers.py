@@ -87,7 +87,7 @@ def test_convolution_and_gradients_equal_those_of_flax(
     jax.tree.leaves(found(theirs, variables, x)),
     strict=True,
   ):
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_linear_equals_that_of_flax():
