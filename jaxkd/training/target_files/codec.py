@@ -147,13 +147,13 @@ class TopKCodec:
     begins = 8 * self.parts[2] * np.arange(len(data))[:, None]
     ids = places.reshape(len(data), self.k) - begins - np.arange(self.k)
     ids = (ids << self.low_bits) + from_planes(low, self.k, self.low_bits)
-    codes = from_planes(codes, self.k, self.bits)
-    order = np.argsort(codes, -1, kind="stable")
-    codes = np.take_along_axis(codes, order, -1)
+    codes = from_planes(codes, self.k, self.bits).astype(np.int64)
+    both = np.sort(codes << 32 | ids, -1)  # most probable first
+    codes, ids = both >> 32, both.astype(np.int32)
     log_tail = head["log_tail"].astype(np.float32)
     steps = np.float32(1) / self._codes_in(head)
     return Rows(
-      ids=np.take_along_axis(ids, order, -1).astype(np.int32),
+      ids=ids,
       log_probs=_normalised(codes, steps, self._steps, log_tail),
       logsumexp=head["lse"].astype(np.float32),
       log_tail=log_tail,

@@ -24,7 +24,7 @@ from jaxkd.training.program import Programs
 from jaxkd.training.target_files.reading import Reader
 from jaxkd.training.target_files.records import Layout
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 SAMPLE = 64  # examples whose decoded values are part of the key
 # What a key consists of, and how a difference is told.

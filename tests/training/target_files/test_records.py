@@ -80,16 +80,6 @@ def test_positions_left_out_are_read_as_nan(topk):
   assert np.isnan(values[~stored]).all()
 
 
-def test_every_flipped_bit_is_found():
-  layout = text_layout(where="token_mask")
-  (record, _) = records(layout, text_rows(layout)[1])
-  for bit in range(8 * len(record)):
-    damaged = bytearray(record)
-    damaged[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(StorageError, match="example 0 is damaged"):
-      layout.decode([bytes(damaged)], [0], [0])
-
-
 @pytest.mark.parametrize("length", [0, 3, 19, -1])
 def test_a_record_cut_short_is_refused(length):
   (record,) = records(ALL, ALL.rows(np.ones((1, 6), np.float32)))
@@ -181,3 +171,18 @@ def test_a_damaged_file_is_never_read_as_something_else(reader):
     else:
       np.testing.assert_array_equal(found, logits[0, :4])
   assert refused > 20
+
+
+def test_every_flipped_bit_of_a_record_is_found(reader):
+  reader, logits = reader
+  path = reader.shards[0]
+  intact = path.read_bytes()
+  (record,) = records(ALL, ALL.rows(logits[0, :1]), augmentation=11)
+  begin = intact.index(record)
+  for bit in range(8 * len(record)):
+    damaged = bytearray(intact)
+    damaged[begin + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(damaged))
+    fresh = dataclasses.replace(reader, _open={})
+    with pytest.raises(StorageError, match=f"{path} is damaged"):
+      fresh.take(np.array([0]), np.array([11]))
