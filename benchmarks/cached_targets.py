@@ -67,7 +67,7 @@ class Budget:
     temperatures: of the errors.
   """
 
-  examples: int = 32
+  examples: int = 128
   length: int = 64
   batch_size: int = 8
   vocabulary: int = 4096
@@ -83,7 +83,7 @@ class Budget:
 
 
 QUICK = {
-  "examples": 16,
+  "examples": 32,
   "length": 32,
   "vocabulary": 2048,
   "repetitions": 3,

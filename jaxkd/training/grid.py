@@ -26,7 +26,8 @@ from jaxkd.training import checkpoint
 from jaxkd.training.numbers import Path, differing, with_numbers
 from jaxkd.training.phase import PhaseRun
 from jaxkd.training.program import keep_best, make_validation
-from jaxkd.training.step import make_step
+from jaxkd.training.state import State
+from jaxkd.training.step import first_failure, make_step
 
 Array = jax.Array
 Tree = Any
@@ -114,6 +115,55 @@ class Grid:
       == 1
       for role in trees[0]["params"]
     }
+
+  @property
+  def examples(self) -> dict[str, Tree]:
+    """All examples that it reads, [S, N, ...] by feed and entry."""
+    return self.stack_seeds(
+      lambda work: {
+        name: feed.source.take(np.arange(len(feed.source)))
+        for name, feed in work.feeds.items()
+      }
+    )
+
+  @property
+  def example_bytes(self) -> int:
+    """Their size."""
+    return sum(
+      len(feed.source) * sum(x.nbytes for x in feed.source.take([0]).values())
+      for row in self.rows
+      for feed in row[0].work.feeds.values()
+    )
+
+  def batch(self, step: int) -> dict[str, np.ndarray]:
+    """Batch number `step` of every seed, [S, B, ...] by entry."""
+    batch = {}
+    for name in self.first.work.feeds:
+      parts = [row[0].work.feeds[name].batch(step) for row in self.rows]
+      for entry in parts[0]:
+        key = f"{name}/{entry}" if name else entry
+        batch[key] = np.stack([part[entry] for part in parts])
+    return batch
+
+  def order(
+    self, steps: range, length: int
+  ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Example numbers and masks [T, S, B] by feed, filled up to a length."""
+    rows, masks = {}, {}
+    for name in self.first.work.feeds:
+      seeds = [
+        [row[0].work.feeds[name].rows(step) for step in steps]
+        for row in self.rows
+      ]
+      rows[name], masks[name] = (
+        np.stack([[pair[kind] for pair in pairs] for pairs in seeds], axis=1)
+        for kind in (0, 1)
+      )
+    missing = length - len(steps)
+    return jax.tree.map(
+      lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)),
+      (rows, masks),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +324,12 @@ class Together:
       for kind, trees in one.items()
     }
     return self.put(stacked, "f")
+
+  @property
+  def look(self) -> Callable[[State], jax.Array]:
+    """`(state) -> failed`."""
+    look = functools.partial(first_failure, self._work.phase)
+    return jax.vmap(jax.vmap(look))
 
   @property
   def keep_best(self) -> Callable[..., Tree]:

@@ -200,7 +200,7 @@ class PhaseRun:
         began = time.monotonic()
         for step in range(first, self.steps):
           self._step(step)
-        self._history.drain()
+        self._drain()
         seconds = time.monotonic() - began
         self._writers.offset()
     steps = self.steps - first
@@ -265,7 +265,7 @@ class PhaseRun:
     return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *sums)
 
   def _save(self, step: int) -> None:
-    sums = self._history.drain()
+    sums = self._drain()
     self._writers.offset()  # the record is on disk before the state
     self._saved.save(
       step,
@@ -273,6 +273,14 @@ class PhaseRun:
       stream=self._stream,
       meta={"phase": self.phase.name, "sums": sums},
     )
+
+  def _drain(self) -> Any:
+    """Sums of the record's unfinished line, if all so far is finite."""
+    sums = self._history.drain()
+    failed = int(self.program.look(self.state))
+    if failed >= 0:
+      raise self._diagnose(failed, {})
+    return sums
 
   def _outcome(self) -> Tree:
     final = self.state if self.best is None else self.best
@@ -311,6 +319,7 @@ class PhaseRun:
       f"phase {self.phase.name!r}, step {step}: "
       + ("; ".join(found) + " not finite" if found else "a loss or parameter")
       + (" is" if found else " is not finite, though the data are")
-      + f". Metrics of the step: {terms}. Nothing of it was saved; last "
+      + (f". Metrics of the step: {terms}" if terms else "")
+      + ". Nothing of it was saved; last "
       + f"checkpoint: {f'step {saved} of this phase' if saved else 'none'}"
     )

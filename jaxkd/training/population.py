@@ -25,7 +25,7 @@ from jaxkd.training.grid import Grid, Member, Together
 from jaxkd.training.loop import Fitted, Trainer
 from jaxkd.training.numbers import differing, name_of
 from jaxkd.training.phase import PhaseRun, Stop, Trained
-from jaxkd.training.side_by_side import SideBySide, batch_of, device_bytes
+from jaxkd.training.side_by_side import SideBySide
 
 Result = Trained | NonFinite
 TRIAL_STEPS = 3
@@ -197,7 +197,7 @@ def _jaxpr(grid: Grid) -> Any:
 
 def _example(together: Together) -> tuple[Any, ...]:
   grid = together.grid
-  batch = jax.tree.map(jnp.asarray, batch_of(grid, 0))
+  batch = jax.tree.map(jnp.asarray, grid.batch(0))
   numbers = [jnp.asarray(x) for x in grid.numbers.values()]
   return numbers, grid.stack(lambda w: w.state), together.frozen, batch
 
@@ -247,7 +247,7 @@ def choose(grid: Grid) -> Way:
     return Way("loop", f"{seeds} seeds cannot be split over {devices} devices")
   convolution = "conv_general_dilated" in str(_jaxpr(grid))
   slow = convolution and jax.default_backend() == "cpu"
-  rolled = not slow and device_bytes(grid) <= ROLLED_BYTES
+  rolled = not slow and grid.example_bytes <= ROLLED_BYTES
   if devices > 1:
     return Way("sharded", f"{seeds} seeds over {devices} devices", rolled)
   if not slow:

@@ -22,7 +22,7 @@ from jaxkd.targets import Served
 from jaxkd.training.feeds import examples
 from jaxkd.training.proofs import Watch
 from jaxkd.training.state import Best, State
-from jaxkd.training.step import Metrics, make_step
+from jaxkd.training.step import Metrics, first_failure, make_step
 from jaxkd.training.targets import make_targets
 
 if TYPE_CHECKING:
@@ -176,23 +176,25 @@ class Program:
 
   Attributes:
     step: `(state, frozen, batch) -> (state, metrics)`, state donated.
+    look: `(state) -> failed`, before parameters are kept.
     validate: `(state, frozen, batch) -> metrics`.
     keep_best: `(best, state, loss) -> best`, best donated.
   """
 
   step: Compiled
+  look: Compiled
   validate: Compiled | None
   keep_best: Compiled | None
 
   @property
   def seconds(self) -> float:
     """Time spent in compiling."""
-    parts = (self.step, self.validate, self.keep_best)
+    parts = (self.step, self.look, self.validate, self.keep_best)
     return sum(part.seconds for part in parts if part)
 
   def compile(self) -> None:
     """Compiles everything that is not compiled yet."""
-    for part in (self.step, self.validate, self.keep_best):
+    for part in (self.step, self.look, self.validate, self.keep_best):
       if part:
         _ = part.executable
 
@@ -321,30 +323,42 @@ def build(
   Returns:
     The program.
   """
-  step = jax.jit(
-    _fetching(
-      make_step(
-        method,
-        _aligned(phase, placement),
-        steps_per_epoch=steps_per_epoch,
-        watch=watch,
-        served=served,
-      ),
-      placement,
-    ),
-    donate_argnums=0,
-    out_shardings=(placement.of(state), placement.replicated),
-  ).lower(state, frozen, batch)
-  if best is None:
-    return Program(step=Compiled(step), validate=None, keep_best=None)
-  validate = jax.jit(
-    _fetching(make_validation(method, phase), placement),
-    out_shardings=placement.replicated,
-  ).lower(state, frozen, validation_batch)
-  loss = (jnp.float32(0), jnp.float32(1))
-  keep = jax.jit(
-    keep_best, donate_argnums=0, out_shardings=placement.of(best)
-  ).lower(best, state, arrays.put(loss, placement.replicated))
-  return Program(
-    step=Compiled(step), validate=Compiled(validate), keep_best=Compiled(keep)
+  stepping = make_step(
+    method,
+    _aligned(phase, placement),
+    steps_per_epoch=steps_per_epoch,
+    watch=watch,
+    served=served,
   )
+  everywhere = placement.replicated
+  step = _lowered(
+    _fetching(stepping, placement),
+    (state, frozen, batch),
+    (placement.of(state), everywhere),
+    donate_argnums=0,
+  )
+  look = functools.partial(first_failure, phase)
+  look = _lowered(look, (state,), everywhere)
+  if best is None:
+    return Program(step=step, look=look, validate=None, keep_best=None)
+  validate = _lowered(
+    _fetching(make_validation(method, phase), placement),
+    (state, frozen, validation_batch),
+    everywhere,
+  )
+  loss = arrays.put((jnp.float32(0), jnp.float32(1)), everywhere)
+  keep = _lowered(
+    keep_best, (best, state, loss), placement.of(best), donate_argnums=0
+  )
+  return Program(step=step, look=look, validate=validate, keep_best=keep)
+
+
+def _lowered(
+  function: Callable[..., Tree],
+  arguments: tuple[Tree, ...],
+  where: Tree,
+  **options: Any,
+) -> Compiled:
+  """The function of such arguments, its results placed."""
+  made = jax.jit(function, out_shardings=where, **options)
+  return Compiled(made.lower(*arguments))

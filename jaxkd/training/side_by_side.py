@@ -22,9 +22,9 @@ import numpy as np
 from jaxkd.errors import NonFinite, Preempted
 from jaxkd.training import files
 from jaxkd.training.checkpoint import Checkpoints, Restored
-from jaxkd.training.grid import Grid, Member, Together
+from jaxkd.training.grid import Member, Together
 from jaxkd.training.history import History
-from jaxkd.training.phase import PhaseRun, Trained
+from jaxkd.training.phase import Trained
 from jaxkd.training.progress import Progress
 from jaxkd.training.writers import Writers, lines_end
 
@@ -137,7 +137,7 @@ class SideBySide:
         for batch in batches
       ]
     if self._rolled:
-      self._data = put(grid.stack_seeds(_examples), "s")
+      self._data = put(grid.examples, "s")
 
   def compile(self, bar: Progress) -> None:
     """Compiles steps and validation."""
@@ -152,6 +152,8 @@ class SideBySide:
     else:
       step = together.jit(together.step, "ssfs", "ss", donate_argnums=1)
       self._run = step.lower(*always, self._batch(0)).compile()
+    look = together.jit(together.look, "s", "s")
+    self._look = look.lower(self._state).compile()
     if self._best is not None:
       judge = together.jit(together.validate, "ssfs", "s")
       keep = together.jit(together.keep_best, "sss", "s", donate_argnums=0)
@@ -162,12 +164,12 @@ class SideBySide:
 
   def _order(self, start: int, stop: int) -> tuple[Tree, Tree]:
     """Which examples some steps take, placed."""
-    order = _order(self._grid, range(start, stop), self._longest)
+    order = self._grid.order(range(start, stop), self._longest)
     return tuple(self._together.put(part, "t") for part in order)
 
   def _batch(self, step: int) -> Tree:
     """The batches of a step, placed."""
-    return self._together.put(batch_of(self._grid, step), "s")
+    return self._together.put(self._grid.batch(step), "s")
 
   def _chunks(self, first: int) -> Iterator[tuple[int, int]]:
     """Steps up to the next epoch, checkpoint or the end."""
@@ -239,6 +241,7 @@ class SideBySide:
     if not (due or wanted or stop == work.steps):
       return
     sums = [record.note(record.history.drain) or {} for record in self._records]
+    self._name_failed()
     for writers in self._writers:
       writers.offset()
     saved.save(
@@ -323,13 +326,20 @@ class SideBySide:
       records.append(Record(member, history))
     return records
 
-  def _end(self) -> None:
-    """Writes what is left, and names runs that failed before a restart."""
-    failed = jax.device_get(self._state.failed).reshape(-1)
-    for record, step in zip(self._records, failed, strict=True):
-      record.note(record.history.drain)
+  def _name_failed(self) -> None:
+    """Names runs by whose parameters or saved state alone it is told."""
+    failed = self._look(self._state)
+    self._state = self._state.replace(failed=failed)
+    steps = jax.device_get(failed).reshape(-1)
+    for record, step in zip(self._records, steps, strict=True):
       if record.error is None and step >= 0:
         record.error = record.member.work.diagnose(None, int(step), {})
+
+  def _end(self) -> None:
+    """Writes what is left, and names the runs that failed."""
+    for record in self._records:
+      record.note(record.history.drain)
+    self._name_failed()
     for writers in self._writers:
       writers.offset()
 
@@ -343,51 +353,3 @@ class SideBySide:
           "collections": one.collections,
           "memory": one.memory,
         }
-
-
-def _examples(work: PhaseRun) -> dict[str, Tree]:
-  """All examples of a run, by feed."""
-  return {
-    name: feed.source.take(np.arange(len(feed.source)))
-    for name, feed in work.feeds.items()
-  }
-
-
-def device_bytes(grid: Grid) -> int:
-  """Bytes of all examples that a grid reads."""
-  return sum(
-    len(feed.source) * sum(x.nbytes for x in feed.source.take([0]).values())
-    for row in grid.rows
-    for feed in row[0].work.feeds.values()
-  )
-
-
-def _order(
-  grid: Grid, steps: range, length: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Example numbers and masks [T, S, B] by feed, filled up to a length."""
-  rows, masks = {}, {}
-  for name in grid.first.work.feeds:
-    seeds = [
-      [row[0].work.feeds[name].rows(step) for step in steps]
-      for row in grid.rows
-    ]
-    rows[name], masks[name] = (
-      np.stack([[pair[kind] for pair in pairs] for pairs in seeds], axis=1)
-      for kind in (0, 1)
-    )
-  missing = length - len(steps)
-  return jax.tree.map(
-    lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), (rows, masks)
-  )
-
-
-def batch_of(grid: Grid, step: int) -> dict[str, np.ndarray]:
-  """Batch number `step` of every seed, [S, B, ...] by entry."""
-  batch = {}
-  for name in grid.first.work.feeds:
-    parts = [row[0].work.feeds[name].batch(step) for row in grid.rows]
-    for entry in parts[0]:
-      key = f"{name}/{entry}" if name else entry
-      batch[key] = np.stack([part[entry] for part in parts])
-  return batch

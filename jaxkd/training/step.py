@@ -5,8 +5,9 @@ the frozen trees are arguments that are never differentiated and never
 donated.
 
 A step whose loss, gradients, statistics or memory are not finite changes
-nothing. One whose optimizer makes parameters that are not is found by them:
-these are in the state, which changes no more and is never saved.
+nothing, and neither does any after it. What an optimizer makes of finite
+gradients is not looked at in the step: `first_failure` looks at the parameters
+before they are kept, and a step that meets bad ones is not finite itself.
 """
 
 from __future__ import annotations
@@ -89,14 +90,27 @@ def make_step(
           f"{sorted(repeated)[0]!r}"
         )
       metrics |= reported
-    kept = _commit(fine, state, new, moves)
-    trained = [split_params(kept.params, u.trainable)[0] for u in phase.updates]
-    fine = fine & _all_finite(trained)
     failed = jnp.where((state.failed < 0) & ~fine, state.step, state.failed)
+    kept = _commit(fine, state, new, moves)
     kept = kept.replace(step=state.step + 1, failed=failed)
     return kept, {**metrics, "finite": fine}
 
   return step
+
+
+def first_failure(phase: Phase, state: State) -> Array:
+  """The first step that was not finite, its trained parameters looked at too.
+
+  Args:
+    phase: the state's.
+    state: after any step.
+
+  Returns:
+    int32, as `State.failed`: the last step if only the parameters tell.
+  """
+  trained = [split_params(state.params, u.trainable)[0] for u in phase.updates]
+  unnoticed = (state.failed < 0) & ~_all_finite(trained)
+  return jnp.where(unnoticed, state.step - 1, state.failed)
 
 
 def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:

@@ -363,8 +363,10 @@ def test_a_loss_that_is_not_finite_is_told_from_bad_data(tmp_path):
     trainer.fit()
 
 
-@pytest.mark.parametrize(("every", "last"), [(1, 4), (3, 3)])
-def test_parameters_that_overflow_are_never_saved(tmp_path, every, last):
+@pytest.mark.parametrize(
+  ("every", "last", "found"), [(1, 4, 4), (3, 3, 5), (50, None, 5)]
+)
+def test_parameters_that_overflow_are_never_saved(tmp_path, every, last, found):
   def rate(count):
     return jnp.where(count == 4, jnp.inf, 0.1)
 
@@ -374,10 +376,27 @@ def test_parameters_that_overflow_are_never_saved(tmp_path, every, last):
     options={"epochs": 2},
   )
   settings = {"checkpoint_every_steps": every}
-  message = f"step 4: a loss or parameter .*last checkpoint: step {last} of"
+  message = f"step {found}: a loss or parameter .*last checkpoint: "
+  message += f"step {last} of" if last else "none"
   for _ in range(2):  # started again it ends there again
     with pytest.raises(NonFinite, match=message):
       toys.trainer(method, tmp_path, settings=settings).fit()
+
+
+def test_parameters_that_overflow_at_the_last_step_are_found(tmp_path):
+  def rate(count):
+    return jnp.where(count == 5, jnp.inf, 0.1)
+
+  method = toys.Toy(
+    networks=toys.student(),
+    updates=(toys.update(optimizer=optax.sgd(rate)),),
+    options={"epochs": 2},
+  )
+  with pytest.raises(
+    NonFinite, match="step 5: a loss or parameter is not fini"
+  ):
+    toys.trainer(method, tmp_path).fit()
+  assert not (tmp_path / "stages").exists()
 
 
 # Settings and prediction.

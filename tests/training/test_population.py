@@ -250,6 +250,31 @@ def flops(root, weights):
   return (cost[0] if isinstance(cost, list) else cost)["flops"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shooting(toys.Toy):
+  """Its only step takes it so far."""
+
+  far: float
+
+  @property
+  def phases(self):
+    update = toys.update(
+      optimizer=optax.chain(optax.sgd(self.far), optax.scale(1e9))
+    )
+    return (dataclasses.replace(super().phases[0], updates=(update,)),)
+
+
+def test_parameters_that_overflow_at_the_last_step_end_a_run(tmp_path):
+  methods = {
+    name: Shooting(networks=toys.student(), far=far)
+    for name, far in {"wild": 1e38, "tame": 1e-10}.items()
+  }
+  settings = Settings(max_steps=1)
+  ended = together(tmp_path, methods=methods, seeds=(0,), settings=settings)
+  assert "phase 'toy', step 0: a loss or para" in str(ended["wild,seed=0"])
+  assert not isinstance(ended["tame,seed=0"], NonFinite)
+
+
 def test_the_settings_of_a_seed_share_one_pass_of_the_teacher(tmp_path):
   one, eight = flops(tmp_path, [1.0]), flops(tmp_path, np.linspace(1, 2, 8))
   assert eight < 1.1 * one

@@ -12,7 +12,7 @@ from jaxkd import losses, nets
 from jaxkd.errors import ConfigError
 from jaxkd.method import Loss, hits
 from jaxkd.network import Network
-from jaxkd.training.step import make_step
+from jaxkd.training.step import first_failure, make_step
 from tests.methods import toys
 
 
@@ -300,34 +300,37 @@ def _shooting(scale):
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_parameters_that_overflow_are_found_at_their_step(every):
+def test_parameters_that_overflow_are_found_by_the_next_update(every):
   update = toys.update(
     optimizer=optax.chain(optax.trace(0.9), _shooting(jnp.inf)), every=every
   )
-  step, state, frozen = _make(_toy(update), toys.batch(8))
-  seen, finite = [], []
-  for _ in range(2 * every + 3):
+  method = _toy(update)
+  step, state, frozen = _make(method, toys.batch(8))
+  seen, finite, looked = [], [], []
+  for _ in range(3 * every + 3):
     state, metrics = step(state, frozen, toys.batch(8))
     seen.append(_host(state))
+    looked.append(int(first_failure(method.phases[0], state)))
     finite.append(bool(metrics["finite"]))
-  bad = 2 * every
-  assert finite == [True] * bad + [False] * 3
-  assert [int(s.failed) for s in seen] == [-1] * bad + [bad] * 3
-  for later in seen[bad + 1 :]:  # and nothing is moved any more
+  bad, found = 2 * every, 3 * every
+  assert finite == [True] * found + [False] * 3
+  assert [int(s.failed) for s in seen] == [-1] * found + [found] * 3
+  assert looked[: bad + 1] == [-1] * bad + [bad]
+  for later in seen[found + 1 :]:  # and nothing is moved any more
     chex.assert_trees_all_equal(
-      later.replace(step=0), seen[bad].replace(step=0)
+      later.replace(step=0), seen[found].replace(step=0)
     )
 
 
 def test_large_parameters_are_finite_though_their_sum_is_not():
-  batch = toys.batch(4)
-  step, state, frozen = _make(_toy(toys.update()), batch)
+  method, batch = _toy(toys.update()), toys.batch(4)
+  step, state, frozen = _make(method, batch)
   bias = state.params["student"]["fc3"]["bias"]
   large = jax.tree.map(lambda x: x, state.params)
   large["student"]["fc3"]["bias"] = jnp.full_like(bias, 3e38)
   state, metrics = step(state.replace(params=large), frozen, batch)
   assert metrics["finite"]
-  assert state.failed == -1
+  assert first_failure(method.phases[0], state) == -1
 
 
 def test_the_state_changes_in_place():
