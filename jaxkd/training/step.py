@@ -39,6 +39,7 @@ Array = jax.Array
 Frozen = Mapping[str, Mapping[str, Any]]
 Metrics = dict[str, Any]
 Move = Callable[[State], State]  # an update of parameters by known gradients
+FOLDED = 2**14  # numbers from which on an array is large
 
 
 def make_step(
@@ -118,9 +119,8 @@ def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
 
   Made from the old one by the moves once more, so that parameters and optimizer
   states change in place; what was made of them before is left to the compiler,
-  which drops it unless another update read it. On a CPU that is a loop of one
-  turn or none: unlike a branch's, its operations use all cores. Elsewhere a
-  loop can make the host wait: every number is selected.
+  which drops it unless another update read it. On a CPU that is a branch.
+  Elsewhere a branch can make the host wait: every number is selected.
   """
 
   def changed(state):
@@ -129,12 +129,8 @@ def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
       state = move(state)
     return state
 
-  def turn():
-    return jax.lax.while_loop(
-      lambda carry: carry[0],
-      lambda carry: (jnp.zeros_like(fine), changed(carry[1])),
-      (fine, old),
-    )[1]
+  def branch():
+    return jax.lax.cond(fine, changed, lambda state: state, old)
 
   def select():
     def choose(a, b):
@@ -144,7 +140,7 @@ def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
 
     return jax.tree.map(choose, old, changed(old))
 
-  return jax.lax.platform_dependent(cpu=turn, default=select)
+  return jax.lax.platform_dependent(cpu=branch, default=select)
 
 
 def _apply(
@@ -284,13 +280,23 @@ def _all_finite(tree: Any) -> Array:
   if not leaves:
     return jnp.bool_(True)
 
-  def every():
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+  def every(found):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in found]))
 
-  def sums():
-    # Sums are quick on a CPU. A finite one has finite terms; one that is not
-    # may have overflowed.
-    finite = jnp.stack([jnp.isfinite(jnp.sum(x)) for x in leaves])
-    return jax.lax.cond(jnp.all(finite), lambda: True, every)
+  return jax.lax.platform_dependent(
+    cpu=lambda: every([_folded(x) for x in leaves]),
+    default=lambda: every(leaves),
+  )
 
-  return jax.lax.platform_dependent(cpu=sums, default=every)
+
+def _folded(x: Array) -> Array:
+  """Of a large array the sum of its rows, finite if and only if it is.
+
+  Looking at every entry is slow on a CPU, a product is quick. The rows are
+  scaled so that no sum of finite entries overflows.
+  """
+  if x.ndim < 2 or x.size < FOLDED or jnp.finfo(x.dtype).maxexp < 128:
+    return x
+  rows = x.reshape(-1, x.shape[-1])
+  scale = jnp.full(len(rows), 2.0**-64, x.dtype)
+  return jnp.dot(scale, rows, preferred_element_type=jnp.float32)

@@ -1,5 +1,7 @@
 """The training step: exact means, what moves, what stays, and failures."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -331,6 +333,27 @@ def test_large_parameters_are_finite_though_their_sum_is_not():
   state, metrics = step(state.replace(params=large), frozen, batch)
   assert metrics["finite"]
   assert first_failure(method.phases[0], state) == -1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_entry_of_a_large_array_is_found_whatever_the_others_are(dtype):
+  method, batch = _toy(toys.update()), toys.batch(4)
+  _, state, _ = _make(method, batch)
+  largest = float(jnp.finfo(dtype).max)
+  large = np.full((7, 30, 100), largest, dtype)
+  look = jax.jit(functools.partial(first_failure, method.phases[0]))
+
+  def failed(array):
+    params = {"student": {"kernel": array}}
+    return look(state.replace(step=jnp.int32(5), params=params))
+
+  for signs in (1, np.where(np.arange(7) % 2, -1, 1)[:, None, None]):
+    array = (large * signs).astype(dtype)
+    assert failed(array) == -1
+    for bad in (np.nan, np.inf, -np.inf):
+      changed = array.copy()
+      changed[3, 17, 51] = bad
+      assert failed(changed) == 4
 
 
 def test_the_state_changes_in_place():
