@@ -277,11 +277,10 @@ def _all_finite(tree: Any) -> Array:
     for leaf in jax.tree.leaves(tree)
     if jnp.issubdtype(leaf.dtype, jnp.inexact)
   ]
-  if not leaves:
-    return jnp.bool_(True)
 
   def every(found):
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in found]))
+    flags = [jnp.all(jnp.isfinite(x)) for x in found]
+    return functools.reduce(jnp.logical_and, flags, jnp.bool_(True))
 
   return jax.lax.platform_dependent(
     cpu=lambda: every([_folded(x) for x in leaves]),
@@ -299,4 +298,5 @@ def _folded(x: Array) -> Array:
     return x
   rows = x.reshape(-1, x.shape[-1])
   scale = jnp.full(len(rows), 2.0**-64, x.dtype)
-  return jnp.dot(scale, rows, preferred_element_type=jnp.float32)
+  kind = jnp.promote_types(x.dtype, jnp.float32)
+  return jnp.dot(scale, rows, preferred_element_type=kind)
