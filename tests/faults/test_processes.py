@@ -11,9 +11,12 @@ import time
 
 import pytest
 
+from tests.training.target_files.test_folder import GIN
+
 pytestmark = pytest.mark.slow  # each starts several interpreters
 
 ROOT = pathlib.Path(__file__).parents[2]
+EXPERIMENT = "experiments/mst_distill/no_kd.gin"
 DEVICES = 4
 SECONDS = 300
 OPTIONS = (
@@ -32,13 +35,12 @@ def free_port():
     return server.getsockname()[1]
 
 
-def start(workdir, count, moments=()):
+def start(workdir, count, moments=(), experiment=EXPERIMENT):
   """Starts all processes of a run; some die at a moment, by process."""
   flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
   command = [
-    *("run", "experiments/mst_distill/no_kd.gin", *OPTIONS),
-    *("--workdir", str(workdir)),
+    *("run", str(experiment), *OPTIONS, "--workdir", str(workdir)),
   ]
   port, moments = free_port(), dict(moments)
   several = ("--coordinator", f"127.0.0.1:{port}", "--processes", str(count))
@@ -65,8 +67,8 @@ def finish(processes):
   return [process.returncode for process in processes], said
 
 
-def run(workdir, count):
-  codes, said = finish(start(workdir, count))
+def run(workdir, count, **options):
+  codes, said = finish(start(workdir, count, **options))
   assert codes == [0] * count, said
 
 
@@ -153,3 +155,22 @@ def test_an_error_of_one_process_is_told_by_the_others(tmp_path):
   for rank, text in enumerate(said):
     assert f"jaxkd (process {rank}): " in text
     assert "is not a jaxkd workdir" in text
+
+
+def test_every_process_reads_its_part_of_cached_targets(tmp_path):
+  experiment, folder = tmp_path / "kd.gin", tmp_path / "targets"
+  experiment.write_text(GIN)
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "jaxkd", "cache-targets", str(experiment)),
+      *("--to", str(folder)),
+    ],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    check=True,
+    timeout=SECONDS,
+  )
+  experiment.write_text(f"{GIN}Settings.targets = '{folder}'\n")
+  run(tmp_path / "one", 1, experiment=experiment)
+  run(tmp_path / "two", 2, experiment=experiment)
+  same(tmp_path / "two", tmp_path / "one")
