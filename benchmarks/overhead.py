@@ -120,16 +120,16 @@ def method(pair: Pair) -> KD:
 
 
 def library_step(
-  pair: Pair, *, mesh: Mesh | None = None, micro_batches: int = 1
+  pair: Pair, *, placement: Placement | None = None, micro_batches: int = 1
 ) -> Timed:
   """KD's step as a run compiles it.
 
   Args:
     pair: the networks.
-    mesh: the devices; one if not given.
+    placement: where everything lies; on one device if not given.
     micro_batches: parts of the batch whose gradients are added.
   """
-  kd, placement = method(pair), Placement(mesh or Mesh())
+  kd, placement = method(pair), placement or Placement(Mesh())
   source = pair.source(pair.batch_size)
   splits = Splits(train=source, validation=source, test=source)
   phase = kd.lasting_phases[0]
@@ -143,7 +143,7 @@ def library_step(
     create(kd, phase, variables, rng=rng, memory=kd.memory),
     frozen(kd, phase, variables, used=use.roles[phase.name]),
   )
-  state, given = jax.device_put(trees, placement.of(trees))
+  state, given = placement.put(trees[0]), placement.keep(trees[1])
   batch = placement.put_batch(next(pipeline.batches(source, pair.batch_size)))
   step = build(
     kd,

@@ -24,7 +24,7 @@ import jax
 from benchmarks import overhead
 from benchmarks.pairs import PAIRS, Pair, small
 from jaxkd import allocator
-from jaxkd.parallel import Mesh, collectives
+from jaxkd.parallel import Mesh, Placement, collectives
 
 QUICK_BATCH = 8
 _FLAG = "--xla_force_host_platform_device_count"
@@ -118,7 +118,7 @@ def described(step: overhead.Timed) -> dict[str, Any]:
 def serve(pair: Pair) -> None:
   """Compiles the steps on the devices there are, and makes those asked for."""
   steps = {
-    kind: overhead.library_step(pair, mesh=mesh)
+    kind: overhead.library_step(pair, placement=Placement(mesh))
     for kind, mesh in meshes(jax.device_count()).items()
   }
   first = {kind: described(step) for kind, step in steps.items()}
