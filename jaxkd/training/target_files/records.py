@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -165,14 +165,14 @@ class Layout:
 
   def decode(
     self,
-    records: Sequence[bytes],
+    records: Iterable[bytes],
     examples: Sequence[int],
     augmentations: Sequence[int],
   ) -> tuple[np.ndarray | Rows, dict[str, np.ndarray]]:
     """Reads the records of B examples.
 
     Args:
-      records: their records.
+      records: their records; each is copied before the next one is asked for.
       examples: their numbers, which the records must name too.
       augmentations: the keys of what was done to them, likewise.
 
@@ -183,24 +183,28 @@ class Layout:
     Raises:
       StorageError: a record is damaged, or another example's.
     """
-    counts = [
-      self._checked(*given)
-      for given in zip(records, examples, augmentations, strict=True)
-    ]
-    begin = self._begin
-    ends = [begin + count * self.row_bytes for count in counts]
-    views = [memoryview(record) for record in records]
-    rows = _joined([v[begin:e] for v, e in zip(views, ends, strict=True)])
-    rows = rows.reshape(-1, self.row_bytes)
-    if self.where:
-      maps = _joined([view[_HEAD.size : begin] for view in views])
-      maps = maps.reshape(len(records), -1)
-      stored = np.unpackbits(maps, axis=-1, count=self.count).astype(bool)
-      logits = self._spread(rows, stored)
-    else:
-      logits = self.logits(rows.reshape(len(records), self.count, -1))
-    tails = [v[e:] for v, e in zip(views, ends, strict=True)]
-    return logits, self._taps(tails)
+    size, begin = len(examples), self._begin
+    maps = _Room(size * (begin - _HEAD.size))
+    rows = _Room(size * self.count * self.row_bytes)
+    taps = {path: _Room(size * _size(*tap)) for path, tap in self.taps.items()}
+    for record, *given in zip(records, examples, augmentations, strict=True):
+      view, at = memoryview(record), begin
+      at += self._checked(record, *given) * self.row_bytes
+      maps.add(view[_HEAD.size : begin])
+      rows.add(view[begin:at])
+      for path, room in taps.items():
+        end = at + _size(*self.taps[path])
+        room.add(view[at:end])
+        at = end
+    found = {
+      path: taps[path].filled.view(jnp.dtype(dtype)).reshape(size, *shape)
+      for path, (shape, dtype) in self.taps.items()
+    }
+    if not self.where:
+      return self.logits(rows.filled.reshape(size, self.count, -1)), found
+    stored = maps.filled.reshape(size, -1)
+    stored = np.unpackbits(stored, axis=-1, count=self.count).astype(bool)
+    return self._spread(rows.filled.reshape(-1, self.row_bytes), stored), found
 
   def _checked(self, record: bytes, example: int, augmentation: int) -> int:
     """How many positions a record holds, if it is whole and of the example."""
@@ -208,7 +212,8 @@ class Layout:
     if len(record) < self._begin:
       raise StorageError(f"{what} is damaged")
     *found, count = _HEAD.unpack_from(record)
-    if len(record) != self._begin + count * self.row_bytes + self._tail:
+    length = self._begin + count * self.row_bytes + self._tail
+    if count > self.count or len(record) != length:
       raise StorageError(f"{what} is damaged")
     if found != [example, augmentation]:
       raise StorageError(
@@ -231,26 +236,24 @@ class Layout:
 
     return Rows(*map(spread, found)) if self.codec else spread(found)
 
-  def _taps(self, tails: Sequence[memoryview]) -> dict[str, np.ndarray]:
-    found, begin = {}, 0
-    for path, (shape, dtype) in self.taps.items():
-      end = begin + _size(shape, dtype)
-      data = _joined([tail[begin:end] for tail in tails])
-      found[path] = data.view(jnp.dtype(dtype)).reshape(len(tails), *shape)
-      begin = end
-    return found
 
+class _Room:
+  """Bytes that come one after the other, each copied once."""
 
-def _joined(parts: Sequence[memoryview]) -> np.ndarray:
-  """Bytes one after the other, uint8, copied once."""
-  size = sum(map(len, parts))
-  room = np.empty(size + _ALIGNED, np.uint8)
-  begin = -room.ctypes.data % _ALIGNED
-  whole, at = room[begin : begin + size], 0
-  for part in parts:
-    whole[at : at + len(part)] = part
-    at += len(part)
-  return whole
+  def __init__(self, size: int):
+    room = np.empty(size + _ALIGNED, np.uint8)
+    begin = -room.ctypes.data % _ALIGNED
+    self._whole, self._at = room[begin : begin + size], 0
+
+  def add(self, part: memoryview) -> None:
+    end = self._at + len(part)
+    self._whole[self._at : end] = part
+    self._at = end
+
+  @property
+  def filled(self) -> np.ndarray:
+    """What has come, uint8."""
+    return self._whole[: self._at]
 
 
 def _size(shape: tuple[int, ...], dtype: str) -> int:

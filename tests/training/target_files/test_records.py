@@ -9,6 +9,7 @@ import pytest
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource
 from jaxkd.errors import RefusedInput, StorageError
+from jaxkd.training.target_files import reading
 from jaxkd.training.target_files.codec import Rows, TopKCodec
 from jaxkd.training.target_files.reading import Reader
 from jaxkd.training.target_files.records import Layout
@@ -131,7 +132,11 @@ def reader(tmp_path):
   ), logits
 
 
-def test_an_example_has_a_target_for_every_augmentation(reader):
+@pytest.mark.parametrize("at_once", [1, 90, 2**21])
+def test_an_example_has_a_target_for_every_augmentation(
+  reader, at_once, monkeypatch
+):
+  monkeypatch.setattr(reading, "AT_ONCE", at_once)
   reader, logits = reader
   examples, keys = np.array([4, 0, 3, 0]), np.array([11, -3, -3, 11])
   found = reader.take(examples, keys)["teacher@logits"]
@@ -184,5 +189,5 @@ def test_every_flipped_bit_of_a_record_is_found(reader):
     damaged[begin + bit // 8] ^= 1 << bit % 8
     path.write_bytes(bytes(damaged))
     fresh = dataclasses.replace(reader, _open={})
-    with pytest.raises(StorageError, match=f"{path} is damaged"):
+    with pytest.raises(StorageError, match=f"{path.name} is damaged"):
       fresh.take(np.array([0]), np.array([11]))
