@@ -25,9 +25,9 @@ class State:
 
   Attributes:
     step: steps made in this phase, int32.
-    failed: the first step of this phase at which a loss, parameter or
-      statistic was not finite, int32; -1 if there was none. From then on a
-      step changes nothing else.
+    failed: the first step of this phase at which a loss, gradient or statistic
+      was not finite, int32; -1 if there was none. From then on a step changes
+      nothing else. What the parameters tell is in `step.first_failure`.
     rng: the phase's typed key; every draw folds in step and names.
     params: parameters by role, of the roles that this phase trains.
     collections: other variables (batch statistics) of these roles.
