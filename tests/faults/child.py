@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from jaxkd import cli, experiment
+from jaxkd import cli, runs
 from jaxkd.training import files, phase, treefile
 from jaxkd.training.target_files import records
 
@@ -60,7 +60,7 @@ def at_call(owner, name, count):
 def main():
   moment, arguments = sys.argv[1], sys.argv[2:]
   if moment == "evaluation":
-    experiment.measure = lambda *_: die()
+    runs.measure = lambda *_: die()
   elif moment.startswith("save:"):
     inside_save(int(moment.removeprefix("save:")))
   elif moment.startswith("records:"):

@@ -19,7 +19,7 @@ def run(folder, moment):
   path.write_text(GIN)
   command = [sys.executable, "-m", "tests.faults.child", moment]
   options = [
-    "--to", str(folder), "--k", "3", "--shard-mib", "0.0015",
+    "--to", str(folder), "--k", "3", "--shard-mib", "0.0012",
     "--set=Experiment.settings=@Settings()",
     "--set=Settings.target_batch_size=25", "--set=AVDigits.train_size=150",
   ]  # fmt: skip
