@@ -47,9 +47,8 @@ except ImportError:
 # Dense bfloat16 in TFLOP/s, by a part of the device's name; data sheets.
 PEAKS = {
   "H200": 989.0,
-  "H100": 989.0,
+  "H100 80GB HBM3": 989.0,
   "A100": 312.0,
-  "L4": 121.0,
   "TPU v4": 275.0,
   "TPU v5 lite": 197.0,
   "TPU v6 lite": 918.0,
