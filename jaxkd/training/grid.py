@@ -235,7 +235,7 @@ class Together:
       data [S, N, ...] by feed and entry, rows and masks [T, S, B] by feed;
       metrics [T, S, H], of which the first `count` are filled.
     """
-    step = self.step
+    step = jax.jit(self.step)  # traced once for its shapes and for the loop
 
     def run(numbers, state, frozen, data, rows, masks, count):
       def batch_at(t):

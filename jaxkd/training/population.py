@@ -175,7 +175,8 @@ def _traceable(grid: Grid) -> list[Grid]:
   if not grid.numbers:
     return [grid]
   try:
-    _jaxpr(grid)
+    together = Together(grid, sharded=False)
+    jax.eval_shape(together.step, *_example(together))
   except jax.errors.ConcretizationTypeError:
     names = ", ".join(map(name_of, grid.numbers))
     _logger.warning("%s decide the program: a program for every setting", names)
@@ -187,12 +188,6 @@ def _traceable(grid: Grid) -> list[Grid]:
       by_setting.setdefault(key, []).append(member)
     return [Grid.of(group) for group in by_setting.values()]
   return [grid]
-
-
-def _jaxpr(grid: Grid) -> Any:
-  """The step of all runs, traced."""
-  together = Together(grid, sharded=False)
-  return jax.make_jaxpr(together.step)(*_example(together))
 
 
 def _example(together: Together) -> tuple[Any, ...]:
@@ -245,7 +240,7 @@ def choose(grid: Grid) -> Way:
     return Way("loop", "a population lives in one process")
   if devices > 1 and seeds % devices:
     return Way("loop", f"{seeds} seeds cannot be split over {devices} devices")
-  convolution = "conv_general_dilated" in str(_jaxpr(grid))
+  convolution = "convolution" in work.program.step.lowered.as_text()
   slow = convolution and jax.default_backend() == "cpu"
   rolled = not slow and grid.example_bytes <= ROLLED_BYTES
   if devices > 1:

@@ -117,9 +117,9 @@ def first_failure(phase: Phase, state: State) -> Array:
 def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
   """The new state if it is fine, or the old one.
 
-  Made from the old one by the moves once more, so that parameters and optimizer
-  states change in place; what was made of them before is left to the compiler,
-  which drops it unless another update read it. On a CPU that is a branch.
+  On a CPU a branch makes it from the old one by the moves once more, so that
+  parameters and optimizer states change in place; what was made of them before
+  is left to the compiler, which drops it unless another update read it.
   Elsewhere a branch can make the host wait: every number is selected.
   """
 
@@ -138,7 +138,7 @@ def _commit(fine: Array, old: State, new: State, moves: list[Move]) -> State:
         return a
       return jnp.where(fine, b, a)
 
-    return jax.tree.map(choose, old, changed(old))
+    return jax.tree.map(choose, old, new)
 
   return jax.lax.platform_dependent(cpu=branch, default=select)
 
