@@ -26,11 +26,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from benchmarks import harness, overhead
@@ -43,6 +41,8 @@ try:
   from benchmarks import torch_accelerator
 except ImportError:
   torch_accelerator = None
+
+Numbers = tuple[int, ...]
 
 # Dense bfloat16 in TFLOP/s, by a part of the device's name; data sheets.
 PEAKS = {
@@ -62,30 +62,15 @@ class Large(Pair):
   Attributes:
     teacher: the module.
     student: the module.
-    classes: of images, or the vocabulary.
   """
 
   teacher: nn.Module
   student: nn.Module
-  classes: int
 
   def network(self, size: nn.Module) -> Network:
     """The network of a module."""
     inputs = ("tokens",) if self.kind == "decoder" else ("image",)
     return Network(size, inputs)
-
-  def arrays(self, examples: int) -> Mapping[str, np.ndarray]:
-    """Random examples: images and labels, or tokens and those that follow."""
-    rng = np.random.default_rng(0)
-    if self.kind == "decoder":
-      shape = (examples, self.extent + 1)
-      tokens = rng.integers(0, self.classes, shape).astype(np.int32)
-      return {"tokens": tokens[:, :-1].copy(), "label": tokens[:, 1:].copy()}
-    shape = (examples, self.extent, self.extent, 3)
-    return {
-      "image": rng.random(shape, np.float32),
-      "label": rng.integers(0, self.classes, examples, np.int32),
-    }
 
 
 def _resnet(depth: int, width: int, classes: int) -> nn.Module:
@@ -130,56 +115,45 @@ def _decoder(
   )
 
 
+def _large(
+  kind: str, teacher: Numbers, student: Numbers, *, classes: int, **options: int
+) -> Large:
+  """The pair of two networks of a kind, by the numbers of its maker."""
+  make = {"resnet": _resnet, "vit": _vit, "decoder": _decoder}[kind]
+  both = {
+    "teacher": make(*teacher, classes),
+    "student": make(*student, classes),
+  }
+  return Large(kind=kind, classes=classes, **both, **options)
+
+
 FULL = {
-  "resnet50": Large(
-    kind="resnet",
-    teacher=_resnet(101, 64, 1000),
-    student=_resnet(50, 64, 1000),
-    batch_size=256,
-    extent=224,
-    classes=1000,
+  "resnet50": _large(
+    "resnet", (101, 64), (50, 64), classes=1000, batch_size=256, extent=224
   ),
-  "vit_b16": Large(
-    kind="vit",
-    teacher=_vit(1024, 24, 16, 224, 1000),
-    student=_vit(768, 12, 12, 224, 1000),
+  "vit_b16": _large(
+    "vit",
+    (1024, 24, 16, 224),
+    (768, 12, 12, 224),
+    classes=1000,
     batch_size=128,
     extent=224,
-    classes=1000,
   ),
-  "decoder_1b": Large(
-    kind="decoder",
-    teacher=_decoder(3072, 28, 24, 8192, 128_256),
-    student=_decoder(2048, 16, 32, 8192, 128_256),
+  "decoder_1b": _large(
+    "decoder",
+    (3072, 28, 24, 8192),
+    (2048, 16, 32, 8192),
+    classes=128_256,
     batch_size=4,
     extent=1024,
-    classes=128_256,
   ),
 }
+_TINY = {"batch_size": 4, "extent": 32}
 QUICK = {
-  "resnet50": Large(
-    kind="resnet",
-    teacher=_resnet(50, 8, 10),
-    student=_resnet(50, 4, 10),
-    batch_size=4,
-    extent=32,
-    classes=10,
-  ),
-  "vit_b16": Large(
-    kind="vit",
-    teacher=_vit(32, 2, 4, 32, 10),
-    student=_vit(24, 2, 3, 32, 10),
-    batch_size=4,
-    extent=32,
-    classes=10,
-  ),
-  "decoder_1b": Large(
-    kind="decoder",
-    teacher=_decoder(48, 2, 6, 64, 256),
-    student=_decoder(32, 2, 4, 48, 256),
-    batch_size=2,
-    extent=16,
-    classes=256,
+  "resnet50": _large("resnet", (50, 8), (50, 4), classes=10, **_TINY),
+  "vit_b16": _large("vit", (32, 2, 4, 32), (24, 2, 3, 32), classes=10, **_TINY),
+  "decoder_1b": _large(
+    "decoder", (48, 2, 6, 64), (32, 2, 4, 48), classes=256, **_TINY
   ),
 }
 

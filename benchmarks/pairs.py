@@ -37,6 +37,7 @@ class Pair:
     student: its size.
     batch_size: examples in a step.
     extent: side of an image, or tokens in a row.
+    classes: of images, or the vocabulary.
   """
 
   kind: str
@@ -44,12 +45,13 @@ class Pair:
   student: Size
   batch_size: int
   extent: int
+  classes: int = CLASSES
 
   def network(self, size: Size) -> Network:
     """The network of this size."""
     width, depth = size.width, size.depth
     if self.kind == "mlp":
-      return Network(nets.MLP(features=(*(width,) * depth, CLASSES)))
+      return Network(nets.MLP(features=(*(width,) * depth, self.classes)))
     if self.kind == "resnet":
       return Network(
         nets.ResNet(
@@ -57,7 +59,7 @@ class Pair:
           features=(width, 2 * width, 4 * width),
           bottleneck=False,
           stem_features=width,
-          num_classes=CLASSES,
+          num_classes=self.classes,
         )
       )
     if self.kind == "vit":
@@ -69,12 +71,12 @@ class Pair:
           depth=depth,
           heads=3,
           hidden=4 * width,
-          num_classes=CLASSES,
+          num_classes=self.classes,
         )
       )
     return Network(
       nets.CausalDecoder(
-        vocabulary_size=VOCABULARY, width=width, depth=depth, heads=4
+        vocabulary_size=self.classes, width=width, depth=depth, heads=4
       ),
       ("tokens",),
     )
@@ -84,7 +86,7 @@ class Pair:
     rng = np.random.default_rng(0)
     if self.kind == "decoder":
       shape = (examples, self.extent + 1)
-      tokens = rng.integers(0, VOCABULARY, shape).astype(np.int32)
+      tokens = rng.integers(0, self.classes, shape).astype(np.int32)
       return {
         "tokens": tokens[:, :-1].copy(),
         "label": tokens[:, 1:].copy(),
@@ -93,7 +95,7 @@ class Pair:
     shape = (examples, self.extent, self.extent, channels)
     return {
       "image": rng.random(shape, np.float32),
-      "label": rng.integers(0, CLASSES, examples, np.int32),
+      "label": rng.integers(0, self.classes, examples, np.int32),
     }
 
   def source(self, examples: int) -> ArraySource:
@@ -130,6 +132,7 @@ PAIRS = {
     student=Size(128, 2),
     batch_size=8,
     extent=64,
+    classes=VOCABULARY,
   ),
 }
 

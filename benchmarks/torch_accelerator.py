@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from torch.nn import functional
+
+from benchmarks.torch_pairs import distillation, tensors
 
 if TYPE_CHECKING:
   from flax import linen as nn
@@ -113,23 +114,15 @@ def steps(
     )
   teacher.eval().requires_grad_(False).to(torch.bfloat16)
   adam = torch.optim.Adam(student.train().parameters(), lr=lr, fused=True)
-  inputs, label = (x.to(DEVICE) for x in _tensors(pair))
+  inputs, label = (x.to(DEVICE) for x in tensors(pair))
 
   def objective(inputs: Any, label: Any) -> Any:
     with torch.no_grad():
       same = inputs if pair.kind == "decoder" else inputs.bfloat16()
-      target = teacher(same).logits.flatten(0, -2).float() / temperature
+      target = teacher(same).logits.float()
     with torch.autocast(DEVICE, torch.bfloat16):
       logits = student(inputs).logits
-    logits = logits.flatten(0, -2).float()
-    kl = functional.kl_div(
-      functional.log_softmax(logits / temperature, -1),
-      functional.log_softmax(target, -1),
-      reduction="batchmean",
-      log_target=True,
-    )
-    task = functional.cross_entropy(logits, label.flatten())
-    return (1 - alpha) * task + alpha * temperature**2 * kl
+    return distillation(logits.float(), target, label, temperature, alpha)
 
   def made(objective):
     def step() -> float:
@@ -145,12 +138,3 @@ def steps(
   if DEVICE == "cuda":
     found["torch_compile"] = made(torch.compile(objective, dynamic=False))
   return found
-
-
-def _tensors(pair: Large) -> tuple[Any, Any]:
-  """A batch: channels-last images or tokens, and labels."""
-  arrays = pair.arrays(pair.batch_size)
-  label = torch.from_numpy(arrays["label"]).long()
-  if pair.kind == "decoder":
-    return torch.from_numpy(arrays["tokens"]).long(), label
-  return torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2), label

@@ -52,18 +52,11 @@ class TorchKD:
       self._objective = torch.compile(self.loss, fullgraph=True, dynamic=False)
 
   def loss(self, inputs: Tensor, label: Tensor) -> Tensor:
-    """(1 - alpha) CE + alpha T^2 KL, the mean over all predictions."""
+    """The loss of a batch."""
     with torch.no_grad():
-      target = self.teacher(inputs).flatten(0, -2)
-    logits, label = self.student(inputs).flatten(0, -2), label.flatten()
-    kl = functional.kl_div(
-      functional.log_softmax(logits / self.temperature, -1),
-      functional.log_softmax(target / self.temperature, -1),
-      reduction="batchmean",
-      log_target=True,
-    )
-    task = functional.cross_entropy(logits, label)
-    return (1 - self.alpha) * task + self.alpha * self.temperature**2 * kl
+      target = self.teacher(inputs)
+    logits = self.student(inputs)
+    return distillation(logits, target, label, self.temperature, self.alpha)
 
   def step(self) -> float:
     """One step of Adam; returns the loss before it."""
@@ -72,6 +65,25 @@ class TorchKD:
     loss.backward()
     self._adam.step()
     return loss.item()
+
+
+def distillation(
+  logits: Tensor,
+  target: Tensor,
+  label: Tensor,
+  temperature: float,
+  alpha: float,
+) -> Tensor:
+  """(1 - alpha) CE + alpha T^2 KL, the mean over all predictions."""
+  logits, target = logits.flatten(0, -2), target.flatten(0, -2)
+  kl = functional.kl_div(
+    functional.log_softmax(logits / temperature, -1),
+    functional.log_softmax(target / temperature, -1),
+    reduction="batchmean",
+    log_target=True,
+  )
+  task = functional.cross_entropy(logits, label.flatten())
+  return (1 - alpha) * task + alpha * temperature**2 * kl
 
 
 def tensors(pair: Pair) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkd.data.source import ArraySource, Splits
-from jaxkd.errors import ConfigError, NonFinite, Preempted, RefusedInput
+from jaxkd.data.source import Splits
+from jaxkd.errors import ConfigError, Preempted, RefusedInput
 from jaxkd.method import Loss, label_loss
 from jaxkd.network import NNX, Network
 from jaxkd.parallel import Mesh, Placement
@@ -307,96 +307,6 @@ def test_a_stop_at_the_last_step_of_a_phase_loses_nothing(tmp_path):
   trainer = toys.trainer(toys.supervised(), tmp_path, stop=Stop(after=6))
   fitted = trainer.fit()
   assert fitted.timing["supervise"]["steps"] == 6
-
-
-# Numbers that are not finite.
-
-
-def _poisoned(entry="image", row=13):
-  splits = toys.splits()
-  arrays = {k: v.copy() for k, v in splits.train.arrays.items() if k != "index"}
-  arrays[entry][row, 2] = np.nan
-  train = ArraySource(arrays)
-  return Splits(train=train, validation=splits.validation, test=splits.test)
-
-
-@pytest.mark.parametrize("every", [1, 50])
-def test_a_nan_in_the_data_is_traced_to_entry_and_example(tmp_path, every):
-  trainer = toys.trainer(
-    toys.supervised(epochs=3),
-    tmp_path,
-    splits=_poisoned(),
-    settings={"log_every_steps": every},
-  )
-  message = (
-    r"phase 'supervise', step [012]: batch entry 'image' of training example 13"
-    r" not finite is\. Metrics of the step: .*loss=nan.* checkpoint: none"
-  )
-  with pytest.raises(NonFinite, match=message):
-    trainer.fit()
-  assert not (tmp_path / "stages" / "0_supervise").exists()
-
-
-def test_a_loss_that_is_not_finite_is_told_from_bad_data(tmp_path):
-  def loss(view, batch, step):
-    task = toys.label(view, batch, step)
-    bad = jnp.where(step.index == 4, jnp.inf, 0.0)
-    return task.replace(total=task.total + bad)
-
-  def rare(view, batch, step):
-    return toys.label(view, batch, step).replace(metrics={})
-
-  rarely = toys.update(loss=rare, name="rare", every=3)  # not made at step 4
-  method = toys.Toy(
-    networks=toys.student(),
-    updates=(toys.update(loss=loss), rarely),
-    options={"epochs": 2},
-  )
-  trainer = toys.trainer(
-    method, tmp_path, settings={"checkpoint_every_steps": 3}
-  )
-  message = (
-    "phase 'toy', step 4: a loss or parameter is not finite, though the data "
-    "are.*last checkpoint: step 3 of this phase"
-  )
-  with pytest.raises(NonFinite, match=message):
-    trainer.fit()
-
-
-@pytest.mark.parametrize(
-  ("every", "last", "found"), [(1, 4, 4), (3, 3, 5), (50, None, 5)]
-)
-def test_parameters_that_overflow_are_never_saved(tmp_path, every, last, found):
-  def rate(count):
-    return jnp.where(count == 4, jnp.inf, 0.1)
-
-  method = toys.Toy(
-    networks=toys.student(),
-    updates=(toys.update(optimizer=optax.sgd(rate)),),
-    options={"epochs": 2},
-  )
-  settings = {"checkpoint_every_steps": every}
-  message = f"step {found}: a loss or parameter .*last checkpoint: "
-  message += f"step {last} of" if last else "none"
-  for _ in range(2):  # started again it ends there again
-    with pytest.raises(NonFinite, match=message):
-      toys.trainer(method, tmp_path, settings=settings).fit()
-
-
-def test_parameters_that_overflow_at_the_last_step_are_found(tmp_path):
-  def rate(count):
-    return jnp.where(count == 5, jnp.inf, 0.1)
-
-  method = toys.Toy(
-    networks=toys.student(),
-    updates=(toys.update(optimizer=optax.sgd(rate)),),
-    options={"epochs": 2},
-  )
-  with pytest.raises(
-    NonFinite, match="step 5: a loss or parameter is not fini"
-  ):
-    toys.trainer(method, tmp_path).fit()
-  assert not (tmp_path / "stages").exists()
 
 
 # Settings and prediction.

@@ -14,8 +14,9 @@ from jaxkd.training.target_files.codec import Rows
 from jaxkd.training.target_files.records import Layout
 
 # Records are read one by one, here and there.
-_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
-_IN_MEMORY = ",index_storage_option:in_memory"
+_OPTIONS = (
+  "readahead_buffer_size:0,max_parallelism:1,index_storage_option:in_memory"
+)
 AT_ONCE = 2**21  # bytes: copied while they are in a core's cache
 
 
@@ -121,7 +122,7 @@ class Reader:
     try:
       if shard not in self._open:
         self._open[shard] = array_record_module.ArrayRecordReader(
-          str(path), _OPTIONS + _IN_MEMORY
+          str(path), _OPTIONS
         )
       return self._open[shard].read(places)
     except (RuntimeError, ValueError, IndexError) as error:
